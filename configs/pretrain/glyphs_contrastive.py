@@ -1,0 +1,36 @@
+"""Contrastive image-text pre-training of two small towers on the embedded glyphs and captions, with caption swaps.
+
+python -m nml_jax.main --config=configs/pretrain/glyphs_contrastive.py --workdir=DIR --config.noise.ratio=0.1
+"""
+
+from ml_collections import ConfigDict
+
+from configs.pretrain import glyphs_supervised
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    c = glyphs_supervised.get_config(arg)
+    c.objective = "contrastive"
+    c.noise.name = "caption_swap"
+    c.embed_dim = 128
+    c.text = ConfigDict(
+        {
+            "name": "text_transformer",
+            "vocab_size": 512,
+            "length": 32,
+            "options": {"width": 64, "layers": 1, "heads": 2},
+        }
+    )
+    c.optim = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 2e-3,
+            "b2": 0.98,
+            "eps": 1e-6,
+            "weight_decay": 0.1,
+            "decay": "matrices",
+            "warmup_steps": 50,
+        }
+    )
+    del c.loss
+    return c

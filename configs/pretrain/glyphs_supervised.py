@@ -1,0 +1,57 @@
+"""Supervised pre-training of a small ResNet on the embedded glyphs, with symmetric label noise.
+
+python -m nml_jax.main --config=configs/pretrain/glyphs_supervised.py --workdir=DIR --config.noise.ratio=0.1
+"""
+
+from ml_collections import ConfigDict
+
+from nml_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    if arg not in (None, "smoke"):
+        raise ValueError(f"Unknown config argument {arg!r}; valid: smoke.")
+    c = ConfigDict()
+    c.stage = "pretrain"
+    c.objective = "supervised"
+    c.seed = 0
+    c.data_dir = ""
+    c.data = ConfigDict(
+        {
+            "name": "glyphs/pretrain",
+            "train": "train",
+            "test": "test",
+            "label": "label",
+            "caption": "caption",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "augment": {"name": "shift_crop", "size": 32, "padding": 2, "flip": False},
+            "evaluate": {"size": 32, "crop_pct": 1.0},
+            "eval_batch_size": 256,
+            "in_memory": True,
+            "num_workers": 0,
+        }
+    )
+    c.noise = ConfigDict({"name": "symmetric", "ratio": 0.0, "seed": 0, "options": {}})
+    c.model = ConfigDict({"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "half"}})
+    c.loss = ConfigDict({"label_smoothing": 0.0})
+    c.optim = ConfigDict(
+        {
+            "name": "sgd",
+            "learning_rate": 0.2,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "decay": "matrices",
+            "warmup_steps": 50,
+        }
+    )
+    c.batch_size = 128
+    c.epochs = 8
+    c.mesh = ConfigDict({"fsdp": 1})
+    c.save_every = 150
+    c.log_every = 25
+    c.progress = True
+    if arg == "smoke":
+        c.data.train, c.data.test = "train[:512]", "test[:256]"
+        c.epochs, c.save_every, c.log_every = 2, 4, 2
+    return c

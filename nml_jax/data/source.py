@@ -1,0 +1,145 @@
+"""Opens a data set by name: a plug-in of this folder, TFDS's catalogue, or a TFDS folder in `data_dir`.
+
+Records are read at random from ArrayRecord files, without TensorFlow.
+"""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from nml_jax.core import plugin
+from nml_jax.core.errors import UserError
+from nml_jax.data import decode
+
+# Fields that name a record for good, best first; a data set without one is keyed by the index in its split.
+ID_FIELDS = ("id", "file_name", "image/filename", "tfds_id")
+
+
+class Source:
+    """One split of a data set: images by index, labels and captions as columns."""
+
+    def __init__(self, name: str, split: str, records: Sequence[dict], features: Any, *, in_memory: bool):
+        self.name, self.split = name, split
+        self._records, self._features = records, features
+        self._images: list[np.ndarray] | None = None
+        if in_memory:
+            self._images = [self._decode(i) for i in range(len(records))]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def image(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        return self._decode(index) if self._images is None else self._images[index]
+
+    def column(self, field: str) -> np.ndarray:
+        """The field of every record: (N,) int64 for labels, (N,) str for text.
+
+        Raises:
+          UserError: the records have no such field.
+        """
+        if field not in self._features:
+            raise UserError(f"{self.name!r} has no field {field!r}; it has {', '.join(self._features)}.")
+        values = [self._records[i][field] for i in range(len(self))]
+        if isinstance(values[0], bytes):
+            return np.array([v.decode() for v in values])
+        return np.asarray(values)
+
+    def ids(self) -> np.ndarray:
+        """(N,) stable names of the records, or their indices where the data set has none."""
+        field = next((f for f in ID_FIELDS if f in self._features), None)
+        return np.arange(len(self)) if field is None else self.column(field)
+
+    def num_classes(self, label: str) -> int:
+        """Number of classes of the label field `label`.
+
+        Raises:
+          UserError: there is no such label.
+        """
+        labels = [f for f in self._features if hasattr(self._features[f], "num_classes")]
+        if label not in labels:
+            raise UserError(f"{self.name!r} has no label {label!r}; it has {', '.join(labels) or 'none'}.")
+        return self._features[label].num_classes
+
+    def class_names(self, label: str) -> list[str]:
+        """The names of the classes of `label`, in order."""
+        self.num_classes(label)
+        return list(self._features[label].names)
+
+    def _decode(self, index: int) -> np.ndarray:
+        return decode.rgb(self._records[index]["image"], name=f"{index} of {self.name} {self.split}")
+
+
+@functools.lru_cache(maxsize=32)
+def open(name: str, split: str, *, data_dir: str = "", in_memory: bool = False) -> Source:
+    """The split `split` (TFDS slices such as "train[:10%]" too) of the data set `name`.
+
+    Args:
+      name: a plug-in of `nml_jax.data` ("glyphs/pretrain"), a TFDS name ("cifar10", "imagenet2012:5.1.0"), or a
+        TFDS folder in `data_dir`. Plug-ins are built when they are not there yet.
+      data_dir: where TFDS data sets are; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      in_memory: decode every image once and keep it: for small data sets that are read many times.
+
+    Raises:
+      UserError: the data set is unknown, not prepared, in TFRecord files, or has no such split.
+    """
+    data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    base = name.split("/")[0].split(":")[0]
+    if base in plugin.names("data", "builder"):
+        builder = plugin.find("data", base, "builder").builder(name, data_dir)
+        if not builder.is_prepared():
+            print(f"Building {name} in {data_dir} (once) ...", file=sys.stderr, flush=True)
+            tfds.disable_progress_bar()
+            builder.download_and_prepare(file_format="array_record")
+    else:
+        builder = _tfds_builder(name, base, data_dir)
+    return Source(
+        name, split, _records(builder, name, split, data_dir), builder.info.features, in_memory=in_memory
+    )
+
+
+def _tfds_builder(name: str, base: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ModuleNotFoundError, ValueError) as error:
+        local = sorted(p.name for p in Path(data_dir).glob("*") if any(p.glob("**/dataset_info.json")))
+        known = {*plugin.names("data", "builder"), *local, *tfds.list_builders(with_community_datasets=False)}
+        near = difflib.get_close_matches(base, sorted(known), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        reason = "" if isinstance(error, tfds.core.DatasetNotFoundError) else f" ({error})"
+        embedded = ", ".join(plugin.names("data", "builder"))
+        raise UserError(
+            f"There is no data set {name!r}{reason}: it is not embedded ({embedded}), "
+            f"not in TFDS's catalogue, and not a TFDS folder in {data_dir!r}, which has {', '.join(local) or 'none'}."
+            f"{hint} Correct the name, or give the right folder with --config.data_dir."
+        ) from None
+
+
+def _records(builder: tfds.core.DatasetBuilder, name: str, split: str, data_dir: str) -> Sequence[dict]:
+    try:
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (NotImplementedError, ValueError, AssertionError, FileNotFoundError, KeyError) as error:
+        if not builder.is_prepared():
+            raise UserError(
+                f"The data set {name!r} is not in {data_dir!r}. Prepare it with `tfds build {name} "
+                f"--file_format=array_record --data_dir={data_dir}` (this needs `pip install tensorflow` once), or "
+                "give the folder where it is with --config.data_dir."
+            ) from None
+        if isinstance(error, NotImplementedError):
+            raise UserError(
+                f"The data set {name!r} in {data_dir!r} is stored as TFRecord files, which cannot be read at random. "
+                f"Convert it with `tfds convert_format --dataset_dir={data_dir}/{builder.name} "
+                f"--out_file_format=array_record --out_dir=NEW/{builder.name}` (this needs `pip install tensorflow` "
+                "once), and give NEW as --config.data_dir."
+            ) from None
+        splits = ", ".join(builder.info.splits)
+        raise UserError(
+            f"{name!r} has no split {split!r} ({error}); it has {splits}, and slices of them such as 'train[:10%]'."
+        ) from None

@@ -1,0 +1,19 @@
+"""Noisy supervision -> an encoder.
+
+supervised   cross-entropy on noisy labels
+contrastive  image-text contrastive learning (CLIP) on noisy captions
+zero_shot    what contrastive pre-training is evaluated by
+objective    what an objective hands to the stage
+noisy        the clean column of a source, corrupted and recorded in noise.npz
+run          the stage
+
+Contract of an objective, `nml_jax/pretrain/<name>.py`:
+
+    SUPERVISION = "labels" | "captions"                # what the noise corrupts
+    def check(config)                                  # UserError for a model that cannot work
+    def prepare(config, source, supervision, workdir) -> Prepared
+    def encode(config) -> (params, stats, image) -> (B, D) features
+
+`Prepared` has the Task, the batch's targets (a row for each record of the source) and how to evaluate.
+`encode` needs the config alone: the features stage rebuilds the encoder from a checkpoint with it.
+"""

@@ -1,0 +1,64 @@
+"""The clean column of a source, corrupted; what was done is recorded in noise.npz."""
+
+import os
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nml_jax.core import plugin, runtime
+from nml_jax.core.errors import UserError
+from nml_jax.data.source import Source
+from nml_jax.noise import record
+
+
+def check(config: ConfigDict, supervision: str) -> None:
+    """Raises a UserError if `config.noise` cannot corrupt `supervision` ("labels" or "captions")."""
+    module = plugin.find("noise", config.noise.name, "corrupt")
+    if supervision not in module.CORRUPTS:
+        fitting = [
+            name
+            for name in plugin.names("noise", "corrupt")
+            if supervision in plugin.find("noise", name, "corrupt").CORRUPTS
+        ]
+        raise UserError(
+            f"The noise {config.noise.name!r} corrupts {' and '.join(module.CORRUPTS)}, but the objective "
+            f"{config.objective!r} learns from {supervision}; valid for it: {', '.join(fitting)}."
+        )
+    if not 0 <= config.noise.ratio <= 1:
+        raise UserError(
+            f"noise.ratio={config.noise.ratio} is not a fraction; valid are numbers from 0 to 1 (0.1 is 10 %)."
+        )
+
+
+def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> tuple[np.ndarray, float]:
+    """(the noisy labels or captions (N,), the realised ratio); writes `noise.npz` into `workdir`.
+
+    Args:
+      kind: "labels" or "captions".
+    """
+    module = plugin.find("noise", config.noise.name, "corrupt")
+    ids, seed = source.ids(), config.noise.seed
+    options = dict(config.noise.options)
+    common = {"ratio": config.noise.ratio, "seed": seed, "ids": ids}
+    if kind == "labels":
+        clean = source.column(config.data.label)
+        classes = source.num_classes(config.data.label)
+        noisy = plugin.call(module.corrupt, "noise.options", clean, num_classes=classes, **common, **options)
+        before, after = clean, noisy
+    else:
+        captions = source.column(config.data.caption)
+        before = np.arange(len(captions))
+        after = plugin.call(module.sources, "noise.options", captions, **common, **options)
+        noisy = captions[after]
+    path = os.path.join(workdir, "noise.npz")
+    if runtime.is_lead():
+        record.write(
+            path,
+            name=config.noise.name,
+            ids=ids,
+            clean=before,
+            noisy=after,
+            ratio=config.noise.ratio,
+            seed=seed,
+        )
+    return noisy, float(np.mean(before != after))

@@ -1,0 +1,110 @@
+"""The pretrain stage: noisy records -> checkpoints, noise.npz, metrics.jsonl and a line in results.jsonl."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from nml_jax.core import artifacts, loop, optim, plugin, runtime, writer
+from nml_jax.core import mesh as meshes
+from nml_jax.core.errors import UserError
+from nml_jax.data import augment, pipeline
+from nml_jax.data import source as sources
+from nml_jax.pretrain import noisy
+
+EVERY_PROCESS, REPEATS = True, False
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for a plug-in, option, data set, ratio or batch size that is not right."""
+    objective = plugin.find("pretrain", config.objective, "prepare")
+    noisy.check(config, objective.SUPERVISION)
+    augment.make(**config.data.augment)
+    plugin.call(augment.center_crop, "data.evaluate", **config.data.evaluate)
+    meshes.make(config.mesh.fsdp)
+    meshes.local_batch_size(config.batch_size)
+    plugin.call(optim.make, "optim", total_steps=1, **config.optim)
+    objective.check(config)
+    for source in _open(config):
+        source.num_classes(config.data.label)
+        if len(source) < config.batch_size and source.split == config.data.train:
+            raise UserError(
+                f"The split {source.split!r} of {source.name!r} has {len(source)} records, fewer than batch_size="
+                f"{config.batch_size}. Take a smaller batch or a larger split."
+            )
+
+
+def _open(config: ConfigDict) -> list[sources.Source]:
+    return [
+        sources.open(config.data.name, split, data_dir=config.data_dir, in_memory=config.data.in_memory)
+        for split in (config.data.train, config.data.test)
+    ]
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """Pre-trains `config.model` with `config.objective` on `config.data` under `config.noise`."""
+    started = time.perf_counter()
+    objective = plugin.find("pretrain", config.objective, "prepare")
+    source, test = _open(config)
+    total_steps = config.epochs * len(source) // config.batch_size
+    tx = plugin.call(optim.make, "optim", total_steps=total_steps, **config.optim)
+    supervision, realised = noisy.supervision(config, source, objective.SUPERVISION, workdir)
+    prepared = objective.prepare(config, source, supervision, workdir)
+
+    size = config.data.evaluate.size
+    targets = {
+        k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype)
+        for k, v in prepared.targets.items()
+    }
+    batch_spec = {"image": jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8), **targets}
+    data = pipeline.train_iterator(
+        source,
+        prepared.targets,
+        augment=augment.make(**config.data.augment),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+    )
+    state = loop.train(
+        prepared.task,
+        tx,
+        data,
+        batch_spec=batch_spec,
+        total_steps=total_steps,
+        mesh=meshes.make(config.mesh.fsdp),
+        seed=config.seed,
+        workdir=workdir,
+        save_every=config.save_every,
+        log_every=config.log_every,
+        description=f"pretrain {config.objective} {config.noise.name} {config.noise.ratio:.0%}",
+        progress=config.progress,
+    )
+    metrics = prepared.evaluate(state, test)
+    if runtime.is_lead():
+        lines = writer.read_lines(f"{workdir}/metrics.jsonl")
+        facts = {
+            **encoder_facts(config),
+            "kind": "pretrain",
+            "realised_ratio": realised,
+            "steps": total_steps,
+            "train_loss": lines[-1]["loss"],
+            "images_per_s": lines[-1]["images_per_s"],
+            "metrics": {f"test_{name}": value for name, value in metrics.items()},
+            "wall_time_s": time.perf_counter() - started,
+            "config_hash": artifacts.fingerprint(config),
+            "versions": runtime.versions(),
+        }
+        writer.write_lines(f"{workdir}/results.jsonl", [facts])
+
+
+def encoder_facts(config: ConfigDict) -> dict[str, str | float | int]:
+    """What every result on this encoder's features says of it."""
+    return {
+        "objective": config.objective,
+        "model": config.model.name,
+        "pretrain_data": config.data.name,
+        "noise": config.noise.name,
+        "noise_ratio": config.noise.ratio,
+        "pretrain_seed": config.seed,
+    }

@@ -1,0 +1,21 @@
+"""Eight simulated devices for every test, and one folder of embedded data for the whole session."""
+
+import os
+import sys
+
+# Before JAX starts: the same programs run on 1 and on 8 devices in these tests.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pytest
+from absl import flags
+
+flags.FLAGS(sys.argv[:1])  # Grain's workers want parsed flags
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A TFDS folder; the embedded data sets are built in it when first asked for."""
+    return os.environ.get("NML_TEST_DATA_DIR") or str(tmp_path_factory.mktemp("tfds"))

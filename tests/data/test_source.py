@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from nml_jax.core.errors import UserError
+from nml_jax.data import decode, source
+
+
+def encoded(mode: str, kind: str, shade: int = 200) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (10, 8), shade if mode == "L" else tuple([shade] * len(mode))).save(buffer, kind)
+    return buffer.getvalue()
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Twelve grey images with labels, prepared in the format that a test asks for."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(12):
+            yield i, {"id": f"im{i}", "image": io.BytesIO(encoded("RGB", "PNG", 10 * i)), "label": i % 3}
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    Tiny(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    return str(tmp_path)
+
+
+def test_a_tfds_folder_opens_by_name(folder):
+    opened = source.open("tiny", "train", data_dir=folder, in_memory=True)
+    assert len(opened) == 12
+    numbers = [int(i.removeprefix("im")) for i in opened.ids()]
+    assert sorted(numbers) == list(range(12))
+    for i, number in enumerate(numbers):
+        assert opened.image(i).shape == (8, 10, 3)
+        assert (opened.image(i) == 10 * number).all()
+        assert opened.column("label")[i] == number % 3
+    assert opened.num_classes("label") == 3
+    assert len(source.open("tiny", "train[:25%]", data_dir=folder)) == 3
+
+
+def test_what_is_not_there_is_said(folder):
+    with pytest.raises(UserError, match="There is no data set 'tinny'.*Did you mean 'tiny'"):
+        source.open("tinny", "train", data_dir=folder)
+    with pytest.raises(UserError, match="tfds build mnist --file_format=array_record --data_dir="):
+        source.open("mnist", "train", data_dir=folder)
+    with pytest.raises(UserError, match="no split 'test'.*it has train"):
+        source.open("tiny", "test", data_dir=folder)
+    opened = source.open("tiny", "train", data_dir=folder)
+    with pytest.raises(UserError, match="no label 'colour'; it has label"):
+        opened.num_classes("colour")
+    with pytest.raises(UserError, match="no field 'caption'; it has"):
+        opened.column("caption")
+
+
+def test_tfrecord_folders_are_refused_with_the_command_that_converts_them(folder, tmp_path):
+    for info in tmp_path.glob("**/dataset_info.json"):
+        info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"TFRecord.*tfds convert_format --dataset_dir=.*/tiny "):
+        source.open("tiny", "train", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("L", "PNG")]
+)
+def test_every_kind_of_image_becomes_rgb(mode, kind):
+    image = decode.rgb(encoded(mode, kind), name="x")
+    assert image.shape == (8, 10, 3)
+    expected = 55 * 55 / 255 if mode == "CMYK" else 200  # Pillow's CMYK: ink, and black on top of it
+    assert abs(image.astype(int) - expected).max() <= 3
+
+
+def test_undecodable_images_name_their_record():
+    with pytest.raises(UserError, match="record 7 of train cannot be decoded"):
+        decode.rgb(encoded("RGB", "JPEG")[:40], name="7 of train")
+
+
+def test_grey_arrays_get_three_channels():
+    assert decode.rgb(np.zeros((4, 5, 1), np.uint8), name="x").shape == (4, 5, 3)
