@@ -93,6 +93,11 @@ def read_config(workdir: str | os.PathLike) -> dict:
     return json.loads((Path(workdir) / CONFIG).read_text("utf-8"))
 
 
+def matches(workdir: str | os.PathLike, config: ConfigDict | dict) -> bool:
+    """Whether `workdir` was made by `config`, wherever its inputs lay."""
+    return _lasting(read_config(workdir)) == _lasting(plain(config))
+
+
 def claim(workdir: str | os.PathLike, config: ConfigDict | dict, *, may_change: bool = False) -> Path:
     """Makes `workdir` and writes the config into it; the same config may come again.
 

@@ -50,6 +50,8 @@ def execute(config: ConfigDict, workdir: str | os.PathLike) -> None:
     with runtime.together():
         # Before the directory is claimed: a config with a mistake in it must not own one.
         module.check(config)
+        if not module.REPEATS:
+            _check_inputs(config, workdir)
     with runtime.together():
         if runtime.is_lead():
             artifacts.claim(workdir, config, may_change=module.REPEATS)
@@ -61,3 +63,14 @@ def execute(config: ConfigDict, workdir: str | os.PathLike) -> None:
     with runtime.together():
         if runtime.is_lead() and not module.REPEATS:
             artifacts.finish(workdir, config)
+
+
+def _check_inputs(config: ConfigDict, workdir: str) -> None:
+    """Raises a UserError where an input is not finished, or not the one that `workdir` was made from."""
+    fingerprint = artifacts.fingerprint(config)
+    same_config = artifacts.is_finished(workdir) and artifacts.matches(workdir, config)
+    if same_config and artifacts.read_fingerprint(workdir) != fingerprint:
+        raise UserError(
+            f"The work in {workdir!r} was made by this config from other inputs than those now at "
+            f"{', '.join(artifacts.plain(config)['inputs'].values())}. Nothing was touched. Give another --workdir."
+        )

@@ -258,17 +258,15 @@ def _painting(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = _ground(scene, rng)
     image = image + ink * (scene.rgb * (0.85 + 0.3 * _clouds(5, rng)[..., None]) - image)
     cells = rng.integers(-1, 2, (2, 11, 11))
-    dy, dx = np.repeat(np.repeat(cells, 3, 1), 3, 2)[:, :SIZE, :SIZE]
+    dy, dx = cells.repeat(3, 1).repeat(3, 2)[:, :SIZE, :SIZE]
     rows, columns = np.mgrid[:SIZE, :SIZE]
     image = image[np.clip(rows + dy, 0, SIZE - 1), np.clip(columns + dx, 0, SIZE - 1)]
     step = ((0, 1), (1, 0), (1, 1), (1, -1))[rng.integers(4)]
     image = (image + np.roll(image, step, (0, 1)) + np.roll(image, (-step[0], -step[1]), (0, 1))) / 3
-    image = image + 0.08 * (
-        np.repeat(rng.random((11, 11, 3), dtype=np.float32), 3, 0).repeat(3, 1)[:SIZE, :SIZE] - 0.5
-    )
-    image = np.round(image * 6) / 6
+    dabs = rng.uniform(-0.04, 0.04, (11, 11, 3)).repeat(3, 0).repeat(3, 1)[:SIZE, :SIZE]
+    image = np.round((image + dabs) * 6) / 6
     canvas = 1 + 0.07 * np.where((rows + columns) % 2, 1, -1) * np.where(rows % 4 < 2, 1, 0.4)
-    return image * canvas[..., None].astype(np.float32)
+    return image * canvas[..., None]
 
 
 def _clipart(scene: Scene, rng: np.random.Generator) -> np.ndarray:

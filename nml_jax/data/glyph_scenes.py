@@ -39,7 +39,7 @@ COLOURS = tuple(PALETTE)
 LUMA = np.array([0.3, 0.5, 0.2], np.float32)  # how much red, green and blue weigh in a difference of colours
 
 # Characters that some families draw alike: the caption is silent about their typeface.
-SHAPES = frozenset("●◎■▲▼◀▶♠♥♡◐▤⌘√≠◊§†")
+SHAPES = frozenset("●◎■▲▼◀▶♠♥♡◐▤⌘√≠◊☼♃♄♆♮#?")
 # Symbols whose Unicode name wants a noun: "element of" sign.
 SIGNS = frozenset("@∃∈∝∠∫≈≤⊏⊆≠∞∇♁♃♄♆√")
 
@@ -97,10 +97,10 @@ TEMPLATES = {
         "brush strokes forming {a_coloured} on {ground}",
     ),
     "clipart": (
-        "clip art of {a_coloured} with a {contour} contour on {ground}",
+        "clip art of {a_coloured} with {a_contour} contour on {ground}",
         "{a_glyph} in flat {colour}, outlined in {contour}, on {ground}",
         "a cartoon of {a_coloured} with a thick {contour} edge on {ground}",
-        "a sticker of {a_glyph}, {colour} with a {contour} border, on {ground}",
+        "a sticker of {a_glyph}, {colour} with {a_contour} border, on {ground}",
     ),
 }
 WORDS = {
@@ -202,11 +202,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         a_coloured=_article(f"{colour} {glyph}"),
         colour=colour,
         contour=scene.ground_colours[1],
+        a_contour=_article(scene.ground_colours[1]),
         ground=pick(grounds[scene.ground]).format(
             *scene.ground_colours, a0=_article(scene.ground_colours[0])
         ),
     )
-    right, down = scene.shift
+    right, down = scene.shift if scene.extent < 25 else (0, 0)  # a large glyph has no room to move
     remarks = [
         (abs(scene.angle) > 8, f"tilted to the {'left' if scene.angle > 0 else 'right'}"),
         (scene.extent > 27, "large"),

@@ -39,13 +39,13 @@ EXAMPLES = {
 # A line a script: Latin, Greek, Cyrillic, symbols.
 CHARACTERS = {
     "glyphs/pretrain": (
-        "ADEGIJLNOPTUVXYdhjmræþøʎɮɥʊʞƕ"
+        "ADEGIJLNPTUVXYdhjmqræþøʎɮɥʊɞƕ"
         "ΘΞΠβεημσςϑϱϠϘ"
         "ДЗИЦЪЫЉЊѢ"
-        "#$¶¥£©¿÷*{~‼←→↑↓↔↕↰↱↶↷⇄⇐⇑⇒⇓∃∈∓∝∠∫≈≤⊏⊆⊕⊞⊠⊢⊥☻☼♀♁♃♄♆♮№™½●◎■▼◀▶♠♡◐▤⌘√≠◊§†"
+        "#?¶¥£©¿÷*{~‼←→↑↓↔↕↰↱↶↷⇄⇐⇑⇒⇓∃∈∓∝∠∫≈≤⊏⊆⊕⊞⊠⊢⊥☻☼♀♁♃♄♆♮№™½●◎■▼◀▶♠♡◐▤⌘√≠◊§†"
     ),
-    "glyphs/letters": "BHKQSWaegtðŒΓΣΨδξωЖЛЧЯЂ&%?⇔⊎♂∞",
-    "glyphs/domains": "CFMRZbfnəÆΔΦΩγζλБШЭЮ@€☺♥▲⌂♪↯∇↻",
+    "glyphs/letters": "BHKQSWaegtðŒΓΣΨδξωЖЛЧЯЂ&%$⇔⊎♂∞",
+    "glyphs/domains": "CMRZɧbfnəÆΔΦΩγζλБШЭЮ@€☺♥▲⌂♪↯∇↻",
 }
 
 

@@ -18,6 +18,10 @@ EVERY_PROCESS, REPEATS = True, False
 
 def check(config: ConfigDict) -> None:
     """Raises a UserError for an option, data set, split or label that is not right."""
+    if not config.inputs.pretrain:
+        raise UserError(
+            "No encoder given: --config.inputs.pretrain is empty. Give the work directory of a pretrain stage."
+        )
     unknown = sorted(set(config.augmented) - set(config.splits))
     if unknown:
         raise UserError(

@@ -2,38 +2,60 @@
 
 import os
 import time
-from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from nml_jax.core import artifacts, metrics, plugin, runtime, writer
+from nml_jax.core import artifacts, metrics, optim, plugin, runtime, writer
 from nml_jax.core.errors import UserError
 from nml_jax.features import store
 from nml_jax.tune import fraction as fractions
 from nml_jax.tune import trainer
 
+EVERY_PROCESS, REPEATS = False, False
 SUITES = ("id", "ood")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for an unknown method, suite, fraction, or option of the head or the optimiser."""
+    if not config.inputs.features:
+        raise UserError(
+            "No features to tune on. Give the work directory of a features stage: --config.inputs.features=DIR."
+        )
+    method = plugin.find("tune", config.method, "make")
+    if config.task.suite not in SUITES:
+        raise UserError(f"Unknown suite {config.task.suite!r}; valid: {', '.join(SUITES)}.")
+    if not _splits(config) or not config.fractions:
+        raise UserError(
+            "Nothing to do: config.task.tests and config.fractions each need at least one entry, such as ('test',) "
+            "and (1.0,)."
+        )
+    for fraction in config.fractions:
+        fractions.check(fraction)
+    # Two features and two classes: enough to find what is wrong with the options.
+    plugin.call(method.make, "head", dim=2, num_classes=2, **config.head)
+    plugin.call(optim.make, "optim", total_steps=1, **config.optim)
+
+
+def _splits(config: ConfigDict) -> tuple[str, ...]:
+    """The splits to evaluate on, each once."""
+    return tuple(dict.fromkeys((*config.task.tests, *config.task.source_tests)))
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Tunes on `config.task.train`, evaluates on each test split, writes one line each in `results.jsonl`.
 
-    Does nothing where `workdir` is finished already. See `configs/tune/` for the values of a config.
+    See `configs/tune/` for the values of a config.
 
     Raises:
-      UserError: no features given, or not there, not finite or not fitting together; an unknown method, suite,
-        fraction or option of the head; a work directory of another config.
+      UserError: the features are not there, not finite, or do not fit together.
     """
-    method, splits = _check(config)
+    method = plugin.find("tune", config.method, "make")
     config_hash = artifacts.fingerprint(config)
-    workdir = artifacts.claim(workdir, config)
-    if artifacts.is_finished(workdir) and artifacts.read_fingerprint(workdir) == config_hash:
-        return
     head = config.head.to_dict()
     views = method.views(**head)
     train = store.load(config.inputs.features, config.task.train, config.task.label)
-    tests = {split: _load_test(config, split, train) for split in splits}
+    tests = {split: _load_test(config, split, train) for split in _splits(config)}
     task = method.make(dim=train.x.shape[2], num_classes=train.num_classes, **head)
     x, y = jnp.asarray(train.x if views else train.x[:, :1]), jnp.asarray(train.y, jnp.int32)
     records = []
@@ -68,28 +90,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
             wall_time = round(time.perf_counter() - start, 3)
             for record in records[-len(tests) :]:
                 record["wall_time_s"] = wall_time
-    writer.write_lines(workdir / "results.jsonl", records)
-    artifacts.finish(workdir, config)
-
-
-def _check(config: ConfigDict) -> tuple[Any, tuple[str, ...]]:
-    """The method's module, and the splits to evaluate on."""
-    if not config.inputs.features:
-        raise UserError(
-            "No features to tune on. Give the work directory of a features stage: --config.inputs.features=DIR."
-        )
-    method = plugin.find("tune", config.method, "make")
-    if config.task.suite not in SUITES:
-        raise UserError(f"Unknown suite {config.task.suite!r}; valid: {', '.join(SUITES)}.")
-    splits = tuple(dict.fromkeys((*config.task.tests, *config.task.source_tests)))
-    if not splits or not config.fractions:
-        raise UserError(
-            "Nothing to do: config.task.tests and config.fractions each need at least one entry, such as ('test',) "
-            "and (1.0,)."
-        )
-    for fraction in config.fractions:
-        fractions.check(fraction)
-    return method, splits
+    writer.write_lines(os.path.join(workdir, "results.jsonl"), records)
 
 
 def _load_test(config: ConfigDict, split: str, train: store.Features) -> store.Features:

@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import entropy
 
 from configs.analysis import spectrum as config_file
-from nml_jax.analysis import run
-from nml_jax.core import artifacts
+from nml_jax.core import artifacts, stage
 from nml_jax.core.errors import UserError
 from nml_jax.features import store
 
@@ -41,7 +40,7 @@ def test_stage_writes_the_spectrum_of_the_clean_view(tmp_path):
     encoder = {"objective": "supervised", "noise_ratio": 0.1, "pretrain_seed": 3, "kind": "not this"}
     x = save_features(tmp_path / "features", encoder=encoder)[:, 0].astype(np.float64)
     config = make_config(tmp_path / "features", suite="source")
-    run.run(config, tmp_path / "out")
+    stage.execute(config, tmp_path / "out")
     record, s = read(tmp_path / "out")
     rows = x / np.linalg.norm(x, axis=1, keepdims=True)
     truth = np.linalg.svd(rows - rows.mean(axis=1, keepdims=True), compute_uv=False)
@@ -65,17 +64,18 @@ def test_stage_writes_the_spectrum_of_the_clean_view(tmp_path):
     assert record["config_hash"] == artifacts.read_fingerprint(tmp_path / "out")
 
 
-def test_a_finished_stage_is_not_run_again_unless_its_features_changed(tmp_path):
+def test_a_finished_stage_is_not_run_again_and_not_mixed_up_with_other_features(tmp_path):
     save_features(tmp_path / "features")
     config = make_config(tmp_path / "features")
-    run.run(config, tmp_path / "out")
+    stage.execute(config, tmp_path / "out")
     first, _ = read(tmp_path / "out")
     stamp = (tmp_path / "out" / "spectrum.npz").stat().st_mtime_ns
-    run.run(config, tmp_path / "out")
+    stage.execute(config, tmp_path / "out")
     assert (tmp_path / "out" / "spectrum.npz").stat().st_mtime_ns == stamp
     save_features(tmp_path / "features", seed=1)
-    run.run(config, tmp_path / "out")
-    assert read(tmp_path / "out")[0]["sve"] != first["sve"]
+    with pytest.raises(UserError, match="from other inputs"):
+        stage.execute(config, tmp_path / "out")
+    assert read(tmp_path / "out")[0] == first
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_wrong_config_is_refused_before_the_work_directory_is_claimed(tmp_path
     config = make_config(tmp_path / "features")
     config.update(change)
     with pytest.raises(UserError, match=said):
-        run.run(config, tmp_path / "out")
+        stage.execute(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

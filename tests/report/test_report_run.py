@@ -13,7 +13,7 @@ from PIL import Image
 from synthetic_study import make_study
 
 from configs.report import default
-from nml_jax.core import artifacts, writer
+from nml_jax.core import artifacts, stage, writer
 from nml_jax.core.errors import UserError
 from nml_jax.report import papers, run, sections, tables
 
@@ -199,7 +199,7 @@ def test_stage_reads_a_results_file_and_renders_again(tmp_path):
     config.progress = False
     for title in ("One", "Two"):
         config.title = title
-        run.run(config, tmp_path / "out")
+        stage.execute(config, tmp_path / "out")
         assert f"<h1>{title}</h1>" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert artifacts.read_config(tmp_path / "out")["title"] == "Two"
 
@@ -208,16 +208,16 @@ def test_wrong_input_is_said(tmp_path):
     config = default.get_config()
     config.inputs.results = str(tmp_path / "results.jsonl")
     with pytest.raises(UserError, match="No results at"):
-        run.run(config, tmp_path / "out")
+        stage.execute(config, tmp_path / "out")
     (tmp_path / "results.jsonl").write_text("not json\n{}\n")
     with pytest.raises(UserError, match="not JSON Lines"):
-        run.run(config, tmp_path / "out")
+        stage.execute(config, tmp_path / "out")
     (tmp_path / "results.jsonl").write_text('{"kind": "other"}\n')
     with pytest.raises(UserError, match="nothing to report"):
-        run.run(config, tmp_path / "out")
+        stage.execute(config, tmp_path / "out")
     artifacts.write_json(tmp_path / "study" / artifacts.CONFIG, {"stage": "study"})
-    with pytest.raises(UserError, match="another stage"):
-        run.run(config, tmp_path / "study")
+    with pytest.raises(UserError, match="made by another config"):
+        stage.execute(config, tmp_path / "study")
     with pytest.raises(UserError, match="smoke"):
         default.get_config("full")
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nml_jax.core import artifacts, plugin, writer
+from nml_jax.core import artifacts, plugin, stage, writer
 from nml_jax.core.errors import UserError
 from nml_jax.features import store
 from nml_jax.tune import nmtune
-from nml_jax.tune.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "tune"
 METHODS = ["linear_probe", "mlp", "nmtune"]
@@ -62,7 +61,7 @@ def test_lines(features, tmp_path):
     config = smoke("linear_probe", features, fractions=(0.5, 1.0), epochs=30)
     config.optim.learning_rate = 0.1
     config.task.update({"suite": "ood", "tests": ("test", "moved"), "source_tests": ("test",)})
-    run(config, tmp_path / "tune")
+    stage.execute(config, tmp_path / "tune")
     lines = writer.read_lines(tmp_path / "tune" / "results.jsonl")
     assert [(r["fraction"], r["test_split"], r["suite"]) for r in lines] == [
         (0.5, "test", "source"),
@@ -97,26 +96,26 @@ def test_lines(features, tmp_path):
 
 def test_second_call_does_nothing_and_another_config_is_refused(features, tmp_path):
     config = smoke("linear_probe", features)
-    run(config, tmp_path / "tune")
+    stage.execute(config, tmp_path / "tune")
     results = tmp_path / "tune" / "results.jsonl"
     before = (results.stat().st_mtime_ns, results.read_text())
-    run(config, tmp_path / "tune")
+    stage.execute(config, tmp_path / "tune")
     assert (results.stat().st_mtime_ns, results.read_text()) == before
     config.seed = 1
     with pytest.raises(UserError, match="seed"):
-        run(config, tmp_path / "tune")
+        stage.execute(config, tmp_path / "tune")
 
 
 def test_other_labels_of_the_same_images(features, tmp_path):
     config = smoke("linear_probe", features)
     config.task.label = "other"
-    run(config, tmp_path / "tune")
+    stage.execute(config, tmp_path / "tune")
     (line,) = writer.read_lines(tmp_path / "tune" / "results.jsonl")
     assert (line["label"], line["num_classes"]) == ("other", 2)
 
 
 def test_nmtune_learns(features, tmp_path):
-    run(smoke("nmtune", features, fractions=(1.0,), epochs=40), tmp_path / "tune")
+    stage.execute(smoke("nmtune", features, fractions=(1.0,), epochs=40), tmp_path / "tune")
     (line,) = writer.read_lines(tmp_path / "tune" / "results.jsonl")
     assert line["method"] == "nmtune"
     assert min(line["accuracy"], line["train_accuracy"]) > 0.85
@@ -127,14 +126,14 @@ def test_nan_is_refused(features, tmp_path):
     x[7, 2, 1] = np.nan
     store.save(features, "test", x, {"label": y}, {"label": 3})
     with pytest.raises(UserError, match="row 7"):
-        run(smoke("linear_probe", features), tmp_path / "tune")
+        stage.execute(smoke("linear_probe", features), tmp_path / "tune")
     assert not artifacts.is_finished(tmp_path / "tune")
 
 
 def test_rows_that_do_not_match_are_refused(features, tmp_path):
     np.save(store.split_dir(features, "train") / "y.npy", np.zeros(89, np.int64))
     with pytest.raises(UserError, match="do not fit together"):
-        run(smoke("linear_probe", features), tmp_path / "tune")
+        stage.execute(smoke("linear_probe", features), tmp_path / "tune")
 
 
 @pytest.mark.parametrize(("dim", "classes"), [(9, 3), (8, 4)])
@@ -142,14 +141,14 @@ def test_splits_of_different_kind_are_refused(features, tmp_path, dim, classes):
     x, y = draw(40, 1, dim)
     store.save(features, "test", x, {"label": y}, {"label": classes})
     with pytest.raises(UserError, match=f"D={dim} and {classes}"):
-        run(smoke("linear_probe", features), tmp_path / "tune")
+        stage.execute(smoke("linear_probe", features), tmp_path / "tune")
 
 
 def test_too_few_views_are_refused(features, tmp_path):
     x, y = draw(90, 0)
     store.save(features, "train", x[:, :2], {"label": y}, {"label": 3})
     with pytest.raises(UserError, match="the clean one"):
-        run(smoke("mlp", features), tmp_path / "tune")
+        stage.execute(smoke("mlp", features), tmp_path / "tune")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,7 @@ def test_too_few_views_are_refused(features, tmp_path):
 )
 def test_refused_before_any_work(features, tmp_path, changes, word):
     with pytest.raises(UserError, match=word):
-        run(smoke("linear_probe", features, **changes), tmp_path / "tune")
+        stage.execute(smoke("linear_probe", features, **changes), tmp_path / "tune")
     assert not (tmp_path / "tune").exists()
 
 
