@@ -3,7 +3,9 @@
 Records are read at random from ArrayRecord files, without TensorFlow.
 """
 
+import builtins
 import difflib
+import fcntl
 import functools
 import os
 import sys
@@ -93,16 +95,29 @@ def open(name: str, split: str, *, data_dir: str = "", in_memory: bool = False) 
     data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     base = name.split("/")[0].split(":")[0]
     if base in plugin.names("data", "builder"):
-        builder = plugin.find("data", base, "builder").builder(name, data_dir)
-        if not builder.is_prepared():
-            print(f"Building {name} in {data_dir} (once) ...", file=sys.stderr, flush=True)
-            tfds.disable_progress_bar()
-            builder.download_and_prepare(file_format="array_record")
+        builder = _embedded_builder(name, base, data_dir)
     else:
         builder = _tfds_builder(name, base, data_dir)
     return Source(
         name, split, _records(builder, name, split, data_dir), builder.info.features, in_memory=in_memory
     )
+
+
+def _embedded_builder(name: str, base: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The plug-in's builder, prepared; of several processes one prepares it and the others wait."""
+    make = plugin.find("data", base, "builder").builder
+    builder = make(name, data_dir)
+    if builder.is_prepared():
+        return builder
+    os.makedirs(data_dir, exist_ok=True)
+    with builtins.open(os.path.join(data_dir, f".{base}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        builder = make(name, data_dir)
+        if not builder.is_prepared():
+            print(f"Building {name} in {data_dir} (once) ...", file=sys.stderr, flush=True)
+            tfds.disable_progress_bar()
+            builder.download_and_prepare(file_format="array_record")
+    return builder
 
 
 def _tfds_builder(name: str, base: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -95,8 +95,8 @@ def _encoder_jobs(
 
 
 def _changed(config: ConfigDict, **values: object) -> ConfigDict:
-    """A copy with `values` in place of what it has."""
-    copy = ConfigDict(config)
+    """A copy with `values` in place of what it has; ConfigDict(config) would share its inner dicts."""
+    copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.update(values)
     return copy
