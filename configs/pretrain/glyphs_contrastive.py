@@ -12,7 +12,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = glyphs_supervised.get_config(arg)
     c.objective = "contrastive"
     c.noise.name = "caption_swap"
-    c.embed_dim = 128
+    c.embed_dim = 64
     c.text = ConfigDict(
         {
             "name": "text_transformer",

@@ -37,16 +37,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.loss = ConfigDict({"label_smoothing": 0.0})
     c.optim = ConfigDict(
         {
-            "name": "sgd",
-            "learning_rate": 0.2,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
+            "name": "adamw",
+            "learning_rate": 5e-3,
+            "weight_decay": 0.02,
             "decay": "matrices",
             "warmup_steps": 50,
         }
     )
-    c.batch_size = 128
-    c.epochs = 8
+    c.batch_size = 64
+    c.epochs = 3
     c.mesh = ConfigDict({"fsdp": 1})
     c.save_every = 150
     c.log_every = 25

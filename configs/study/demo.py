@@ -69,6 +69,7 @@ def features(
     config = default.get_config()
     config.data.name, config.splits, config.augmented, config.labels = name, splits, augmented, labels
     config.views = 3
+    config.data.in_memory = True
     return config
 
 

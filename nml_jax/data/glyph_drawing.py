@@ -206,7 +206,7 @@ def _ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         case "landscape":
             horizon = Y + np.float32(0.15) * X + np.float32(rng.uniform(-0.4, 0.4)) + 0.2 * _clouds(7, rng)
             mix = np.where(horizon > 0, 0.65 + 0.35 * _clouds(12, rng), 0.2 * (Y + 1))
-    mix = np.float32(rng.uniform(0.6, 1)) * mix[..., None].astype(np.float32)
+    mix = np.float32(rng.uniform(0.3, 0.9)) * mix[..., None].astype(np.float32)
     return first * (1 - mix) + second * mix
 
 

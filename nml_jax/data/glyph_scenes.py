@@ -72,7 +72,7 @@ PAPERS = {
         "grey": (0.84, 0.84, 0.85),
     }.items()
 }
-CONTRAST = {"real": 0.2, "painting": 0.2, "clipart": 0.3}  # least distance between two colours; the most is 1
+CONTRAST = {"real": 0.3, "painting": 0.3, "clipart": 0.3}  # least distance between two colours; the most is 1
 TEMPLATES = {
     "real": (
         "{a_glyph} in {colour} on {ground}",
@@ -164,10 +164,10 @@ def sample(domain: str, character: str, family: str, rng: np.random.Generator) -
         ground_colours=ground_colours,
         ground_rgb=ground_rgb,
         extent=rng.uniform(21, 29),
-        angle=rng.uniform(-18, 18),
-        shift=(rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6)),
+        angle=rng.uniform(-14, 14),
+        shift=(rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)),
         blur=rng.uniform(0, 0.7) if domain == "real" else 0.0,
-        noise=rng.uniform(0.01, 0.035),
+        noise=rng.uniform(0.01, 0.03),
     )
 
 

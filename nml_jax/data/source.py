@@ -29,10 +29,12 @@ class Source:
 
     def __init__(self, name: str, split: str, records: Sequence[dict], features: Any, *, in_memory: bool):
         self.name, self.split = name, split
-        self._records, self._features = records, features
-        self._images: list[np.ndarray] | None = None
-        if in_memory:
-            self._images = [self._decode(i) for i in range(len(records))]
+        self.in_memory = in_memory
+        self._features = features
+        self._columns: dict[str, np.ndarray] = {}
+        # A list of all records at once where they are kept: each is then parsed once, not once for each column.
+        self._records = list(records) if in_memory else records
+        self._images = [self._decode(i) for i in range(len(records))] if in_memory else None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -49,10 +51,11 @@ class Source:
         """
         if field not in self._features:
             raise UserError(f"{self.name!r} has no field {field!r}; it has {', '.join(self._features)}.")
-        values = [self._records[i][field] for i in range(len(self))]
-        if isinstance(values[0], bytes):
-            return np.array([v.decode() for v in values])
-        return np.asarray(values)
+        if field not in self._columns:
+            values = [self._records[i][field] for i in range(len(self))]
+            texts = isinstance(values[0], bytes)
+            self._columns[field] = np.array([v.decode() for v in values]) if texts else np.asarray(values)
+        return self._columns[field]
 
     def ids(self) -> np.ndarray:
         """(N,) stable names of the records, or their indices where the data set has none."""

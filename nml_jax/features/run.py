@@ -30,9 +30,13 @@ def check(config: ConfigDict) -> None:
     augment.make(**config.data.augment)
     plugin.call(augment.center_crop, "data.evaluate", **config.data.evaluate)
     for split in config.splits:
-        source = sources.open(config.data.name, split, data_dir=config.data_dir)
+        source = _open(config, split)
         for label in config.labels:
             source.num_classes(label)
+
+
+def _open(config: ConfigDict, split: str) -> sources.Source:
+    return sources.open(config.data.name, split, data_dir=config.data_dir, in_memory=config.data.in_memory)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -50,22 +54,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     encode = plugin.find("pretrain", pretrain.objective, "prepare").encode(pretrain)
     variables = checkpoint.load_variables(os.path.join(pretrain_dir, "checkpoints"), meshes.make())
     for split in config.splits:
-        source = sources.open(config.data.name, split, data_dir=config.data_dir)
+        source = _open(config, split)
         if (store.split_dir(workdir, split) / "manifest.json").exists():
             continue
-        views = [None]
-        if split in config.augmented:
-            options = dict(config.data.augment)
-            name = options.pop("name")
-            views += [
-                inference.keyed_augment(name, options, seed=config.seed, view=view)
-                for view in range(1, config.views + 1)
-            ]
         columns = []
-        for number, transform in enumerate(views):
-            title = f"features {config.data.name} {split} view {number}" if config.progress else ""
+        for view in range(1 + config.views * (split in config.augmented)):
+            title = f"features {config.data.name} {split} view {view}" if config.progress else ""
             columns.append(
-                inference.run(encode, variables, source, config.data, transform=transform, progress=title)
+                inference.run(
+                    encode, variables, source, config.data, view=view, seed=config.seed, progress=title
+                )
             )
         if runtime.is_lead():
             store.save(

@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), (self.strides,) * 2, padding=ONE, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, (3, 3), padding=ONE, name="conv2")(y)
-        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm2")(y)
         return nn.relu(y + shortcut(x, y, self.strides, self.conv, self.norm))
 
 
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
         y = self.conv(self.width, (3, 3), (self.strides,) * 2, padding=ONE, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
-        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm3")(y)
         return nn.relu(y + shortcut(x, y, self.strides, self.conv, self.norm))
 
 

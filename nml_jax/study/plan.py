@@ -68,7 +68,7 @@ def _encoder_jobs(
 
     features = {}
     for name, features_config in config.features.items():
-        changed = _changed(features_config, data_dir=config.data_dir, seed=seed)
+        changed = _changed(features_config, data_dir=config.data_dir)
         features[name] = _job(
             workdir, f"{encoder}-{name}", changed, pretrain=pretrain, progress=config.progress
         )
