@@ -16,7 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.text = ConfigDict(
         {
             "name": "text_transformer",
-            "vocab_size": 512,
+            "vocab_size": 1024,
             "length": 32,
             "options": {"width": 64, "layers": 1, "heads": 2},
         }
@@ -24,13 +24,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 2e-3,
+            "learning_rate": 4e-3,
             "b2": 0.98,
             "eps": 1e-6,
-            "weight_decay": 0.1,
+            "weight_decay": 0.02,
             "decay": "matrices",
             "warmup_steps": 50,
         }
     )
     del c.loss
+    if arg != "smoke":
+        c.batch_size, c.epochs = 64, 3
     return c

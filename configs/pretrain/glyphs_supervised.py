@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     c.noise = ConfigDict({"name": "symmetric", "ratio": 0.0, "seed": 0, "options": {}})
-    c.model = ConfigDict({"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "half"}})
+    c.model = ConfigDict({"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "imagenet"}})
     c.loss = ConfigDict({"label_smoothing": 0.0})
     c.optim = ConfigDict(
         {
@@ -44,13 +44,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "warmup_steps": 50,
         }
     )
-    c.batch_size = 64
-    c.epochs = 3
+    c.batch_size = 32
+    c.epochs = 2
     c.mesh = ConfigDict({"fsdp": 1})
-    c.save_every = 150
+    c.save_every = 250
     c.log_every = 25
     c.progress = True
     if arg == "smoke":
         c.data.train, c.data.test = "train[:512]", "test[:256]"
-        c.epochs, c.save_every, c.log_every = 2, 4, 2
+        c.batch_size, c.epochs, c.save_every, c.log_every = 128, 2, 4, 2
     return c

@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.command = "make study"
     config.data_dir = ""
     config.noise_ratios = (0.0, 0.3) if smoke else (0.0, 0.1, 0.3)
-    config.seeds = (0,) if smoke else (0, 1)
+    config.seeds = ConfigDict({"supervised": (0,) if smoke else (0, 1, 2), "contrastive": (0,)})
     config.objectives = ConfigDict(
         {"supervised": glyphs_supervised.get_config(arg), "contrastive": glyphs_contrastive.get_config(arg)}
     )

@@ -24,6 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "python -m nml_jax.main --config=configs/study/real.py --workdir=runs/real --config.data_dir=DATA"
     )
     config.objectives = ConfigDict({"supervised": tiny_imagenet32.get_config(arg)})
+    config.seeds = ConfigDict({"supervised": (0,) if smoke else (0, 1, 2)})
 
     train, test = ("train[:256]", "test[:128]") if smoke else ("train[:10000]", "test")
     cifar10 = _features("cifar10", (train, test), (train,), flip=True)

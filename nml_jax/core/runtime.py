@@ -26,7 +26,7 @@ def start(*, compilation_cache: str = "") -> None:
         )
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def is_lead() -> bool:

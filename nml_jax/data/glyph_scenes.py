@@ -49,15 +49,17 @@ GROUNDS = {
     "sketch": ("plain", "striped", "checked"),
     "clipart": ("plain",),
 }
+# Most captions leave the ground's colours out, as people do; with them a caption could be told from others without
+# its glyph being read.
 GROUND_PHRASES = {
-    "plain": ("a plain {0} background", "{0}", "{a0} surface"),
-    "graded": ("a background fading from {0} to {1}", "{a0} to {1} gradient"),
-    "striped": ("a striped background of {0} and {1}", "{0} and {1} stripes"),
-    "checked": ("a checked background of {0} and {1}", "{a0} and {1} checkerboard"),
-    "dotted": ("{a0} background with {1} dots", "{0} dotted with {1}"),
-    "cloudy": ("a cloudy {0} and {1} background", "blurred patches of {0} and {1}"),
-    "grainy": ("a grainy {0} and {1} background", "speckled {0} and {1}"),
-    "landscape": ("a landscape of {1} ground under {a0} sky", "{1} land below {a0} sky"),
+    "plain": ("a plain background", "a plain surface", "{0}"),
+    "graded": ("a graded background", "a smooth gradient", "a background fading from {0} to {1}"),
+    "striped": ("a striped background", "stripes", "{0} and {1} stripes"),
+    "checked": ("a checked background", "a checkerboard", "{a0} and {1} checkerboard"),
+    "dotted": ("a dotted background", "dots", "{0} dotted with {1}"),
+    "cloudy": ("a cloudy background", "blurred patches", "blurred patches of {0} and {1}"),
+    "grainy": ("a grainy background", "a speckled surface", "speckled {0} and {1}"),
+    "landscape": ("a landscape", "land below the sky", "{1} land below {a0} sky"),
 }
 PAPER_PHRASES = {
     "plain": ("{0} paper", "a sheet of {0} paper"),
@@ -83,6 +85,9 @@ TEMPLATES = {
         "on {ground}, {a_coloured}",
         "this picture shows {a_glyph} coloured {colour} on {ground}",
         "{a_glyph}, {colour}, against {ground}",
+        "a photo of {a_glyph} on {ground}",
+        "{a_coloured}",
+        "a picture of {a_glyph}",
     ),
     "sketch": (
         "a pencil sketch of {a_coloured} on {ground}",

@@ -33,7 +33,7 @@ def jobs(config: ConfigDict, workdir: Path) -> list[Job]:
     planned = []
     for objective in config.objectives:
         for ratio in config.noise_ratios:
-            for seed in config.seeds:
+            for seed in config.seeds[objective]:
                 planned.extend(_encoder_jobs(config, workdir, objective, ratio, seed))
     return planned
 
@@ -43,6 +43,11 @@ def check(config: ConfigDict) -> None:
     for needed in ("objectives", "noise_ratios", "seeds", "features", "tasks", "methods"):
         if not config[needed]:
             raise UserError(f"The study's {needed} are empty; at least one is needed.")
+    if set(config.seeds) != set(config.objectives):
+        raise UserError(
+            f"The study's seeds are for {sorted(config.seeds)}, its objectives are {sorted(config.objectives)}; "
+            "name the seeds of each objective."
+        )
     for name, task in config.tasks.items():
         if task.features not in config.features:
             valid = ", ".join(config.features)
