@@ -16,9 +16,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "tiny_imagenet32"
     config.data.test = "validation"
     config.data.augment = ConfigDict({"name": "shift_crop", "size": 32, "padding": 4, "flip": True})
-    config.model.options.width = 32
+    config.model.options.width = 24
     config.batch_size = 64
-    config.epochs = 1
+    config.epochs = 2
     config.save_every = 500
     config.log_every = 100
     if arg == "smoke":

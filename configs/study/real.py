@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.objectives = ConfigDict({"supervised": tiny_imagenet32.get_config(arg)})
     config.seeds = ConfigDict({"supervised": (0,) if smoke else (0, 1, 2)})
 
-    train, test = ("train[:256]", "test[:128]") if smoke else ("train[:10000]", "test")
+    train, test = ("train[:256]", "test[:128]") if smoke else ("train[:5000]", "test")
     cifar10 = _features("cifar10", (train, test), (train,), flip=True)
     cifar100 = _features("cifar100", (train, test), (train,), flip=True)
     tests = tuple(f"{style}_test" for style in STYLES)
