@@ -72,19 +72,20 @@ def run(command: list[str], settings: list[dict[str, str]]) -> int:
     ]
     for index, process in enumerate(processes):
         threading.Thread(target=relay, args=(index, process), daemon=True).start()
+    status = 0
     try:
-        while any(p.poll() is None for p in processes):
-            if any(p.poll() for p in processes):
-                time.sleep(2)  # the others may be about to say why they fail too
-                break
+        while status == 0 and any(p.poll() is None for p in processes):
             time.sleep(0.1)
+            status = next((abs(p.returncode) for p in processes if p.poll()), 0)
+        if status:
+            time.sleep(2)  # the others may be about to say why they fail too
     except KeyboardInterrupt:
-        pass
+        status = 130
     for process in processes:
         if process.poll() is None:
             process.terminate()
     statuses = [p.wait() for p in processes]
-    return next((abs(s) for s in statuses if s), 0)
+    return status or max(map(abs, statuses))
 
 
 def relay(index: int, process: subprocess.Popen) -> None:

@@ -33,7 +33,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     c.noise = ConfigDict({"name": "symmetric", "ratio": 0.0, "seed": 0, "options": {}})
-    c.model = ConfigDict({"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "imagenet"}})
+    c.model = ConfigDict(
+        {"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "imagenet"}}
+    )
     c.loss = ConfigDict({"label_smoothing": 0.0})
     c.optim = ConfigDict(
         {

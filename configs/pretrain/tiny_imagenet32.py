@@ -16,7 +16,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "tiny_imagenet32"
     config.data.test = "validation"
     config.data.augment = ConfigDict({"name": "shift_crop", "size": 32, "padding": 4, "flip": True})
-    config.model.options.width = 24
     config.batch_size = 64
     config.epochs = 2
     config.save_every = 500

@@ -200,17 +200,19 @@ def test_captions_name_the_true_attributes(records):
         "mono": {"mono", "monospaced"},
         "roman": {"roman"},
     }
+    coloured = []
     for (config, _), rows in records.items():
         for record in rows:
             character = glyphs.CHARACTERS[config][record["label"]]
             text = record["caption"]
             assert glyph_scenes.spoken(character) in text
-            assert glyphs.COLOURS[record["colour"]] in text
+            coloured.append(glyphs.COLOURS[record["colour"]] in text)
             said = {family for family in FAMILIES if words[family] & set(text.replace(",", "").split())}
             expected = set() if character in glyph_scenes.SHAPES else {FAMILIES[record["font"]]}
             assert said == expected, text
             assert " a orange" not in text
             assert "  " not in text
+    assert 0.75 < np.mean(coloured) < 0.95  # some wordings are silent about the colour
 
 
 def test_captions_name_weight_slant_and_pose():

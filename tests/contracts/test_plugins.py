@@ -1,0 +1,92 @@
+"""One contract for each room, held by every plug-in file that is found there."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.pretrain import glyphs_contrastive, glyphs_supervised
+from nml_jax.core import plugin, stage
+from nml_jax.core.errors import UserError
+
+LABELS = np.repeat(np.arange(5), 40)
+CAPTIONS = np.array([f"caption {i // 2}" for i in range(200)])
+# What a noise model cannot do without, beyond the common arguments.
+NEEDS = {"asymmetric": {"related": [(0, 1), (2, 3, 4)]}}
+
+
+def noise(name: str, **changes):
+    module = plugin.find("noise", name, "corrupt")
+    options = (
+        {"ratio": 0.0 if name == "none" else 0.2, "seed": 3, "ids": None} | NEEDS.get(name, {}) | changes
+    )
+    if "labels" in module.CORRUPTS:
+        return LABELS, module.corrupt(LABELS, num_classes=5, **options)
+    return CAPTIONS, np.asarray(module.corrupt(CAPTIONS, **options))
+
+
+@pytest.mark.parametrize("name", plugin.names("noise", "corrupt"))
+def test_noise(name):
+    clean, noisy = noise(name)
+    assert set(plugin.find("noise", name, "corrupt").CORRUPTS) <= {"labels", "captions"}
+    assert noisy.shape == clean.shape
+    assert (clean != noisy).sum() == (0 if name == "none" else 40)
+    np.testing.assert_array_equal(noisy, noise(name)[1])
+    np.testing.assert_array_equal(clean, noise(name, ratio=0.0)[1])
+    for ratio in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError):
+            noise(name, ratio=ratio)
+    with pytest.raises(UserError):
+        noise(name, ids=np.zeros(200, int))
+
+
+@pytest.mark.parametrize("name", plugin.names("tune", "make"))
+def test_tuning_method(name):
+    module = plugin.find("tune", name, "make")
+    views = module.views()
+    task = module.make(dim=6, num_classes=3)
+    assert task is module.make(dim=6, num_classes=3)  # programs are shared by it
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.standard_normal((8, max(1, views), 6)).astype(np.float32), "y": np.arange(8) % 3}
+    params, frozen, stats = task.init(jax.random.key(0), batch)
+    loss, (new_stats, metrics) = task.loss(params, frozen, stats, batch, jax.random.key(1))
+    assert np.isfinite(loss)
+    assert {"loss", "accuracy"} <= metrics.keys()
+    assert jax.tree.structure(new_stats) == jax.tree.structure(stats)
+    assert task.predict(params, frozen, stats, {"x": batch["x"][:, 0]}).shape == (8, 3)
+    with pytest.raises(UserError, match="no option depht"):
+        module.make(dim=6, num_classes=3, depht=2)
+
+
+@pytest.mark.parametrize("name", plugin.names("data", "builder"))
+def test_data_set(name, tmp_path):
+    module = plugin.find("data", name, "builder")
+    assert list(inspect.signature(module.builder).parameters) == ["name", "data_dir"]
+    with pytest.raises(UserError):
+        module.builder(f"{name}/no_such_config", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", plugin.names("pretrain", "prepare"))
+def test_objective(name):
+    module = plugin.find("pretrain", name, "prepare")
+    assert module.SUPERVISION in ("labels", "captions")
+    config = {"supervised": glyphs_supervised, "contrastive": glyphs_contrastive}[name].get_config("smoke")
+    module.check(config)
+    config.model.name = "text_transformer"
+    with pytest.raises(UserError, match="not images"):
+        module.check(config)
+
+
+@pytest.mark.parametrize("name", stage.names())
+def test_stage(name):
+    module = stage.find(name)
+    assert {module.EVERY_PROCESS, module.REPEATS} <= {True, False}
+    assert list(inspect.signature(module.run).parameters) == ["config", "workdir"]
+    assert list(inspect.signature(module.check).parameters) == ["config"]
+
+
+def test_an_unknown_stage_lists_the_valid_ones(tmp_path):
+    with pytest.raises(UserError, match="valid: analysis, features, pretrain, report, study, tune"):
+        stage.execute(ConfigDict({"stage": "train"}), tmp_path)
