@@ -1,6 +1,6 @@
 # make study   sets everything up and runs the papers' study on embedded data -> runs/demo/report/index.html
 # make test    sets everything up and passes the tests
-# make lint, make test-peers (against PyTorch), make clean
+# make lint, make test-peers (against PyTorch), make clean (removes the environments, never a result)
 #
 # PYTHON=python3.12 LATEST=1 uses that interpreter and the newest versions in place of the pinned ones.
 
@@ -14,40 +14,34 @@ VENV := .venv$(if $(LATEST),-latest-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CACHE := runs/.compiled
-# Offline, and with no more threads than cores, whatever the machine's defaults are.
-export HF_HUB_OFFLINE := 1
 
 .PHONY: study test lint test-peers setup clean
-study: $(VENV)/.installed
+study: setup
 	$(BIN)/python -m nml_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) --compilation_cache=$(CACHE) $(ARGS)
 
-test: $(VENV)/.dev
+test: setup
 	$(BIN)/python -m pytest -m "not peers" $(ARGS)
 
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
-lint: $(VENV)/.dev
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-setup: $(VENV)/.dev
+setup: $(VENV)/.installed
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nml_jax needs Python >= 3.11; give one with PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nml_jax needs Python 3.11 or newer: make ... PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(if $(LATEST),--upgrade,-r requirements.txt) --editable .
+	$(PIP) $(if $(LATEST),--upgrade,-r requirements.txt) --editable '.[dev]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
-	$(PIP) $(if $(LATEST),--upgrade,--constraint requirements.txt) --editable '.[dev]'
-	touch $@
-
-$(VENV)/.peers: $(VENV)/.dev
-	$(PIP) --editable '.[dev,peers]'
+$(VENV)/.peers: $(VENV)/.installed
+	$(PIP) --editable '.[peers]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-latest-* runs
+	rm -rf .venv .venv-latest-*

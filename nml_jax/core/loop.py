@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import optax
+from clu import parameter_overview
 from jax.sharding import Mesh
 
+from nml_jax.core import artifacts, runtime
 from nml_jax.core import mesh as meshes
-from nml_jax.core import runtime
 from nml_jax.core.checkpoint import Checkpoints
 from nml_jax.core.errors import UserError
 from nml_jax.core.task import Task, TrainState
@@ -60,6 +61,11 @@ def train(
             )
             state = checkpoints.restore(with_shardings, data)
         first = int(state.step)
+        if runtime.is_lead():
+            with artifacts.replacing(f"{workdir}/parameters.txt") as file:
+                file.write(
+                    parameter_overview.get_parameter_overview(state.params, include_stats="sharding") + "\n"
+                )
         rows = next(iter(batch_spec.values())).shape[0]
         pending, since = [], time.perf_counter()
         show = progress and runtime.is_lead()

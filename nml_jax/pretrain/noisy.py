@@ -11,7 +11,7 @@ from nml_jax.data.source import Source
 from nml_jax.noise import record
 
 
-def check(config: ConfigDict, supervision: str) -> None:
+def check(config: ConfigDict, supervision: str, num_classes: int) -> None:
     """Raises a UserError if `config.noise` cannot corrupt `supervision` ("labels" or "captions")."""
     module = plugin.find("noise", config.noise.name, "corrupt")
     if supervision not in module.CORRUPTS:
@@ -28,6 +28,15 @@ def check(config: ConfigDict, supervision: str) -> None:
         raise UserError(
             f"noise.ratio={config.noise.ratio} is not a fraction; valid are numbers from 0 to 1 (0.1 is 10 %)."
         )
+    # A label of each class, or three captions: enough to find what is wrong with the options.
+    common = {"ratio": 0.0, "seed": config.noise.seed, "ids": None}
+    if supervision == "labels":
+        labels = np.arange(num_classes)
+        plugin.call(
+            module.corrupt, "noise.options", labels, num_classes=num_classes, **common, **config.noise.options
+        )
+    else:
+        plugin.call(module.sources, "noise.options", ["a", "b", "c"], **common, **config.noise.options)
 
 
 def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> tuple[np.ndarray, float]:

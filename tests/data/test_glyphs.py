@@ -225,11 +225,12 @@ def test_captions_name_weight_slant_and_pose():
     rng = np.random.default_rng(0)
     bold = [glyph_scenes.caption(scene, rng) for _ in range(50)]
     for text in bold:
-        assert "dark red" in text
         assert "bold" in text or "heavy" in text
         assert "italic" in text or "slanted" in text
-        assert "white" in text
-        assert "black" in text
+        assert ("red" in text) == ("dark red" in text)
+        assert ("white" in text) == ("black" in text)  # both ground colours are named, or neither
+    assert sum("dark red" in text for text in bold) > 30
+    assert sum("stripes" in text or "striped" in text for text in bold) > 25
     assert len(set(bold)) > 25
     assert any("tilted to the left" in text for text in bold)
     plain = scene._replace(face=Face("DejaVuSans", "sans", "regular", "upright"), angle=-2.0)
@@ -239,7 +240,7 @@ def test_captions_name_weight_slant_and_pose():
 
 def test_captions_are_varied(records):
     captions = [r["caption"] for rows in records.values() for r in rows]
-    assert len(set(captions)) > 0.98 * len(captions)
+    assert len(set(captions)) > 0.95 * len(captions)
 
 
 # ------------------------------------------------------------------------------------------- pictures
