@@ -81,7 +81,9 @@ def errorbar(ax: Axes, xs: list[float], ys: Iterable[Mean], color: str, marker: 
 
 def legend(figure: Figure, handles: list[Line2D], place: str = "lower") -> None:
     """One legend for all panels, below ("lower") or above them ("upper")."""
-    figure.legend(handles=handles, loc=f"outside {place} center", ncols=min(5, len(handles)))
+    longest = max(len(handle.get_label()) for handle in handles)
+    fitting = int(figure.get_figwidth() / (0.45 + 0.085 * longest))  # inches of a marker and of a letter
+    figure.legend(handles=handles, loc=f"outside {place} center", ncols=max(1, min(5, len(handles), fitting)))
 
 
 def handle(label: str, color: str, marker: str, linestyle: str = "-") -> Line2D:
