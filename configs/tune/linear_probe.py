@@ -50,4 +50,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if arg == "smoke":
         config.epochs = 2
         config.fractions = (0.25,)
-    return config.lock()
+    return config

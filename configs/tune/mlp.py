@@ -10,6 +10,7 @@ view (configs/tune/mlp.py:paper). Any of its values can be given, such as --conf
 
 from ml_collections import ConfigDict
 
+from configs.tune import linear_probe
 from nml_jax.tune import mlp
 
 ARGS = ("official", "paper", "smoke")
@@ -22,37 +23,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """
     if arg not in (None, *ARGS):
         raise ValueError(f"Unknown config argument {arg!r}; valid: {', '.join(ARGS)}, or none.")
-    config = ConfigDict()
-    config.stage = "tune"
-    config.method = "mlp"
-    config.name = "mlp"  # how the report calls it
-    config.inputs = ConfigDict({"features": ""})  # the work directory of a features stage
-    config.task = ConfigDict(
-        {
-            "name": "letters",
-            "suite": "id",  # or "ood"
-            "label": "label",
-            "train": "train",
-            "tests": ("test",),
-            "source_tests": (),  # of an OOD task: test splits of the training split's own domain
-        }
-    )
-    config.fractions = (1.0,)
-    config.seed = 0
-    config.batch_size = 64
-    config.epochs = 30
-    config.optim = ConfigDict(
-        {
-            "name": "adamw",
-            "learning_rate": 1e-3,
-            "weight_decay": 1e-4,
-            "schedule": "cosine",
-            "warmup_steps": 0,
-        }
-    )
+    config = linear_probe.get_config("smoke" if arg == "smoke" else None)
+    config.method = config.name = "mlp"
+    config.optim.learning_rate = 1e-3
     config.head = ConfigDict(mlp.PRESETS["paper" if arg == "paper" else "official"])
-    config.progress = True
-    if arg == "smoke":
-        config.epochs = 2
-        config.fractions = (0.25,)
-    return config.lock()
+    return config

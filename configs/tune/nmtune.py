@@ -11,6 +11,7 @@ Any value can be given, such as --config.head.covariance_weight=0.1.
 
 from ml_collections import ConfigDict
 
+from configs.tune import linear_probe
 from nml_jax.tune import nmtune
 
 ARGS = ("official", "paper", "smoke")
@@ -23,37 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """
     if arg not in (None, *ARGS):
         raise ValueError(f"Unknown config argument {arg!r}; valid: {', '.join(ARGS)}, or none.")
-    config = ConfigDict()
-    config.stage = "tune"
-    config.method = "nmtune"
-    config.name = "nmtune"  # how the report calls it
-    config.inputs = ConfigDict({"features": ""})  # the work directory of a features stage
-    config.task = ConfigDict(
-        {
-            "name": "letters",
-            "suite": "id",  # or "ood"
-            "label": "label",
-            "train": "train",
-            "tests": ("test",),
-            "source_tests": (),  # of an OOD task: test splits of the training split's own domain
-        }
-    )
-    config.fractions = (1.0,)
-    config.seed = 0
-    config.batch_size = 64
-    config.epochs = 30
-    config.optim = ConfigDict(
-        {
-            "name": "adamw",
-            "learning_rate": 1e-3,
-            "weight_decay": 1e-4,
-            "schedule": "cosine",
-            "warmup_steps": 0,
-        }
-    )
+    config = linear_probe.get_config("smoke" if arg == "smoke" else None)
+    config.method = config.name = "nmtune"
+    config.optim.learning_rate = 1e-3
     config.head = ConfigDict(nmtune.PRESETS["paper" if arg == "paper" else "official"])
-    config.progress = True
-    if arg == "smoke":
-        config.epochs = 2
-        config.fractions = (0.25,)
-    return config.lock()
+    return config
