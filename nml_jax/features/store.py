@@ -58,7 +58,8 @@ def save(
         np.save(aside / file, np.asarray(labels[key], np.int64))
     labels_facts = {k: {"file": files[k], "num_classes": int(num_classes[k])} for k in labels}
     shape = {"rows": x.shape[0], "views": x.shape[1], "dim": x.shape[2], "dtype": "float32"}
-    artifacts.write_json(aside / "manifest.json", {"split": split, **shape, "labels": labels_facts, **facts})
+    said = {"split": split, **shape, "label": next(iter(labels)), "labels": labels_facts}
+    artifacts.write_json(aside / "manifest.json", {**said, **facts})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
 
@@ -81,25 +82,25 @@ def load(directory: str | os.PathLike, split: str, label: str | None = None) -> 
     folder = split_dir(directory, split)
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        label = next(iter(manifest["labels"])) if label is None else label
-        if label not in manifest["labels"]:
-            raise UserError(
-                f"The features in {os.fspath(folder)!r} have no label {label!r}; they have "
-                f"{', '.join(manifest['labels'])}. Name one of these as the task's label."
-            )
-        facts = manifest["labels"][label]
+        labels = manifest["labels"]
+        facts = labels.get(label or manifest["label"])
         x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
-        y = np.load(folder / facts["file"], allow_pickle=False)
+        y = np.load(folder / facts["file"], allow_pickle=False) if facts else None
     except FileNotFoundError as error:
         there = sorted(p.parent.name for p in Path(directory).glob("*/manifest.json"))
         raise UserError(
             f"No features of split {split!r} in {os.fspath(directory)!r} ({error.filename} is missing); it has "
             f"{', '.join(there) or 'none'}. Extract them with the features stage, or name one of those."
         ) from None
-    except (OSError, EOFError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"The features in {os.fspath(folder)!r} cannot be read ({error}); extract them again."
         ) from None
+    if y is None:
+        raise UserError(
+            f"The features in {os.fspath(folder)!r} have no label {label!r}; they have "
+            f"{', '.join(labels)}. Name one of these as the task's label."
+        )
     check(x, y, facts["num_classes"], where=os.fspath(folder))
     return Features(x, y, facts["num_classes"], manifest)
 

