@@ -56,8 +56,10 @@ def _parse(argv: list[str]) -> None:
     for name in given:
         if name.startswith("config."):
             _check_key(config, name)
+    # ml_collections wants --config before the flags that change values of it, and reads these from sys.argv itself.
+    sys.argv = [argv[0], *sorted(argv[1:], key=lambda a: not a.startswith("--config="))]
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS(sys.argv)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"There is no flag --{error.flagname}. Usage: {usage}") from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -31,6 +31,7 @@ SUPERVISED = "--config=configs/pretrain/glyphs_supervised.py"
     ],
 )
 def test_a_mistake_is_one_paragraph(flags, message, tmp_path):
+    """None of them gets as far as building data, so the data folder is not needed."""
     flags = [f.replace("=W", f"={tmp_path / 'w'}") for f in flags]
     done = subprocess.run(
         [sys.executable, "-m", "nml_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, check=False

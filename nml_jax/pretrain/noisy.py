@@ -11,7 +11,7 @@ from nml_jax.data.source import Source
 from nml_jax.noise import record
 
 
-def check(config: ConfigDict, supervision: str, num_classes: int) -> None:
+def check(config: ConfigDict, supervision: str) -> None:
     """Raises a UserError if `config.noise` cannot corrupt `supervision` ("labels" or "captions")."""
     module = plugin.find("noise", config.noise.name, "corrupt")
     if supervision not in module.CORRUPTS:
@@ -28,6 +28,11 @@ def check(config: ConfigDict, supervision: str, num_classes: int) -> None:
         raise UserError(
             f"noise.ratio={config.noise.ratio} is not a fraction; valid are numbers from 0 to 1 (0.1 is 10 %)."
         )
+
+
+def check_options(config: ConfigDict, supervision: str, num_classes: int) -> None:
+    """Raises a UserError for an option that the noise model does not have, or that does not fit the classes."""
+    module = plugin.find("noise", config.noise.name, "corrupt")
     # A label of each class, or three captions: enough to find what is wrong with the options.
     common = {"ratio": 0.0, "seed": config.noise.seed, "ids": None}
     if supervision == "labels":

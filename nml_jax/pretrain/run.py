@@ -19,6 +19,7 @@ EVERY_PROCESS, REPEATS = True, False
 def check(config: ConfigDict) -> None:
     """Raises a UserError for a plug-in, option, data set, ratio or batch size that is not right."""
     objective = plugin.find("pretrain", config.objective, "prepare")
+    noisy.check(config, objective.SUPERVISION)
     augment.make(**config.data.augment)
     plugin.call(augment.center_crop, "data.evaluate", **config.data.evaluate)
     meshes.make(config.mesh.fsdp)
@@ -32,7 +33,7 @@ def check(config: ConfigDict) -> None:
                 f"The split {source.split!r} of {source.name!r} has {len(source)} records, fewer than batch_size="
                 f"{config.batch_size}. Take a smaller batch or a larger split."
             )
-    noisy.check(config, objective.SUPERVISION, classes)
+    noisy.check_options(config, objective.SUPERVISION, classes)
 
 
 def _open(config: ConfigDict) -> list[sources.Source]:
