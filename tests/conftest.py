@@ -5,8 +5,9 @@ import sys
 
 # Before JAX starts: the same programs run on 1 and on 8 devices in these tests. Programs that run for a moment are
 # not worth optimising: compiling is most of what the tests do.
-FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pytest
