@@ -100,4 +100,9 @@ def _check_key(config: ConfigDict, name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        # Stopped half-way, threads may still be at work that crash while the interpreter is torn down.
+        os._exit(status)

@@ -139,4 +139,9 @@ def make(
         raise UserError("A ResNet needs a variant or its own stages, for example stages=(1, 1, 1).")
     if variant:
         stages, bottleneck = VARIANTS[variant]
+    if width < 1 or min(stages) < 1:
+        raise UserError(
+            f"A ResNet of width={width} and stages={tuple(stages)} has nothing in it; valid are 1 and above. "
+            "Correct config.model.options."
+        )
     return ResNet(tuple(stages), bottleneck, width, num_classes, stem, project, jnp.dtype(dtype))

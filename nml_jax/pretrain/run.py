@@ -1,5 +1,6 @@
 """The pretrain stage: noisy records -> checkpoints, noise.npz, metrics.jsonl and a line in results.jsonl."""
 
+import contextlib
 import time
 
 import jax
@@ -67,20 +68,21 @@ def run(config: ConfigDict, workdir: str) -> None:
         seed=config.seed,
         num_workers=config.data.num_workers,
     )
-    state = loop.train(
-        prepared.task,
-        tx,
-        data,
-        batch_spec=batch_spec,
-        total_steps=total_steps,
-        mesh=meshes.make(config.mesh.fsdp),
-        seed=config.seed,
-        workdir=workdir,
-        save_every=config.save_every,
-        log_every=config.log_every,
-        description=f"pretrain {config.objective} {config.noise.name} {config.noise.ratio:.0%}",
-        progress=config.progress,
-    )
+    with contextlib.closing(data):
+        state = loop.train(
+            prepared.task,
+            tx,
+            data,
+            batch_spec=batch_spec,
+            total_steps=total_steps,
+            mesh=meshes.make(config.mesh.fsdp),
+            seed=config.seed,
+            workdir=workdir,
+            save_every=config.save_every,
+            log_every=config.log_every,
+            description=f"pretrain {config.objective} {config.noise.name} {config.noise.ratio:.0%}",
+            progress=config.progress,
+        )
     metrics = prepared.evaluate(state, test)
     if runtime.is_lead():
         lines = writer.read_lines(f"{workdir}/metrics.jsonl")
