@@ -167,6 +167,26 @@ def test_linear_probe_converges_to_logistic_regression():
     np.testing.assert_allclose(jax.nn.softmax(logits), exact.predict_proba(x), atol=2e-3)
 
 
+@pytest.mark.parametrize("preset", ["official", "paper"])
+def test_mlp_learns_no_more_than_logistic_regression_where_that_is_all_there_is(preset):
+    """Gaussian classes with one covariance: the best classifier is linear, and softmax regression, convex, finds it."""
+    rng = np.random.default_rng(2)
+
+    def draw(rows):
+        y = rng.integers(3, size=rows)
+        return (rng.normal(size=(rows, 3)) + 1.2 * np.eye(3)[y]).astype(np.float32), y
+
+    (x, y), (fresh, truth) = draw(20_000), draw(20_000)
+    exact = LogisticRegression(C=np.inf).fit(x, y)
+    task = mlp.make(dim=3, num_classes=3, preset=preset, views=0)
+    adamw = {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 1e-4}
+    *state, _ = trainer.fit(task, adamw, x[:, None], y, views=0, batch_size=500, epochs=20, seed=0)
+    logits = trainer.predict(task, state, fresh)
+    assert np.abs(jax.nn.softmax(logits) - exact.predict_proba(fresh)).mean() < 0.02
+    assert np.mean(logits.argmax(1) == truth) == pytest.approx(exact.score(fresh, truth), abs=0.01)
+    assert exact.score(fresh, truth) < 0.8
+
+
 @pytest.mark.parametrize("method", [linear_probe, mlp, nmtune])
 def test_the_same_arguments_give_the_same_task(method):
     assert method.make(dim=4, num_classes=3) is method.make(dim=4, num_classes=3)
