@@ -2,7 +2,7 @@
 
     python -m nml_jax.main --config=configs/study/demo.py --workdir=runs/demo
 
-Noisy pre-training (supervised and contrastive), features of five in-domain and two out-of-domain tasks, linear probe,
+Noisy pre-training (supervised and contrastive), features of four in-domain and two out-of-domain tasks, linear probe,
 MLP and NMTune on them, spectra, and the report.
 """
 
@@ -88,6 +88,7 @@ def task(
     tests: tuple[str, ...],
     source_tests: tuple[str, ...] = (),
 ) -> ConfigDict:
+    """A downstream task: which features and label, trained on which split, tested on which."""
     return ConfigDict(
         {
             "features": features,

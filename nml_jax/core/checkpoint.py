@@ -73,7 +73,7 @@ def load_variables(directory: str | os.PathLike, mesh: Mesh) -> tuple[Any, Any]:
     if latest is None:
         raise UserError(
             f"{os.fspath(directory)!r} holds no complete checkpoint. Let the pretrain stage run to its end with "
-            f"--workdir={os.fspath(directory.parent)}, or give another --config.inputs.checkpoint."
+            f"--workdir={os.fspath(directory.parent)}, or give another --config.inputs.pretrain."
         )
     with checkpointer:
         saved = checkpointer.checkpointables_metadata(latest.step).metadata["state"]

@@ -73,11 +73,6 @@ class Source:
             raise UserError(f"{self.name!r} has no label {label!r}; it has {', '.join(labels) or 'none'}.")
         return self._features[label].num_classes
 
-    def class_names(self, label: str) -> list[str]:
-        """The names of the classes of `label`, in order."""
-        self.num_classes(label)
-        return list(self._features[label].names)
-
     def _decode(self, index: int) -> np.ndarray:
         return decode.rgb(self._records[index]["image"], name=f"{index} of {self.name} {self.split}")
 

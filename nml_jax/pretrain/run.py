@@ -26,6 +26,11 @@ def check(config: ConfigDict) -> None:
     meshes.make(config.mesh.fsdp)
     meshes.local_batch_size(config.batch_size)
     plugin.call(optim.make, "optim", total_steps=1, **config.optim)
+    if config.save_every % config.log_every:
+        raise UserError(
+            f"save_every={config.save_every} is not a multiple of log_every={config.log_every}. It must be, so that a "
+            "resumed run averages its metrics over the same steps as an uninterrupted one."
+        )
     objective.check(config)
     for source in _open(config):
         classes = source.num_classes(config.data.label)

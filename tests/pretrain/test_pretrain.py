@@ -100,6 +100,7 @@ def meshes_to_compare():
 
 
 def test_eight_devices_train_like_one(data_dir, tmp_path, monkeypatch):
+    """With plain SGD and small steps: Adam's first steps are signs, which turn rounding into steps of full size."""
     monkeypatch.setattr(meshes, "SMALLEST_SHARDED", 0)  # so that the small model's parameters are sharded too
     config = smoke("supervised", data_dir)
     states = {
@@ -173,6 +174,7 @@ def test_a_run_leaves_noise_checkpoint_metrics_and_result(objective, data_dir, t
         ({"optim": {"schedule": "step"}}, "its options are|valid: cosine"),
         ({"batch_size": 1000}, "has 512 records, fewer than batch_size=1000"),
         ({"batch_size": 100}, "multiple of the number of devices"),
+        ({"save_every": 5}, "save_every=5 is not a multiple of log_every=2"),
         ({"data": {"label": "size"}}, "it has label, font, colour"),
         ({"data": {"augment": {"name": "flip"}}}, "valid: shift_crop"),
     ],
