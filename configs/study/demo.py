@@ -64,6 +64,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.methods = ConfigDict(
         {"linear_probe": probe, "mlp": mlp.get_config(arg), "nmtune": nmtune.get_config(arg)}
     )
+    for method in config.methods.values():
+        method.save = ()
     config.analysis = spectrum.get_config(arg)
     config.progress = True
     return config

@@ -21,10 +21,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.stage = "tune"
     config.method = "linear_probe"
     config.name = "linear_probe"  # how the report calls it
+    config.train, config.test = "", ""  # files of embeddings and labels: .npz, .safetensors or .parquet; or
     config.inputs = ConfigDict({"features": ""})  # the work directory of a features stage
+    config.inputs.train, config.inputs.test = config.get_ref("train"), config.get_ref("test")
     config.task = ConfigDict(
         {
-            "name": "letters",
+            "name": "",  # empty: what the data is called
             "suite": "id",  # or "ood"
             "label": "label",
             "train": "train",
@@ -33,6 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.fractions = (1.0,)
+    config.noise = ConfigDict({"name": "symmetric", "ratio": 0.0, "options": {}})  # wrong labels to tune on
     config.seed = 0
     config.batch_size = 64
     config.epochs = 30
@@ -46,6 +49,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         }
     )
     config.head = ConfigDict()
+    config.sweep = ConfigDict(dict.fromkeys(("noise_ratio", "seed", "learning_rate", "weight_decay"), ()))
+    config.validation = (
+        0.0  # fraction of the training rows to choose on among the heads of a sweep, and to stop early
+    )
+    config.patience = 0  # epochs without a better validation after which a head stops; 0: it does not
+    config.save = ("head", "predictions")
     config.progress = True
     if arg == "smoke":
         config.epochs = 2

@@ -27,5 +27,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = linear_probe.get_config("smoke" if arg == "smoke" else None)
     config.method = config.name = "nmtune"
     config.optim.learning_rate = 1e-3
+    config.sweep.update(dict.fromkeys(nmtune.SWEEPABLE, ()))
     config.head = ConfigDict(nmtune.PRESETS["paper" if arg == "paper" else "official"])
     return config

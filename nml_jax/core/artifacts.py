@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from nml_jax.core.errors import UserError
 
 CONFIG, DONE = "config.json", "done.json"
-# Where things lie and how they are shown do not change what comes out.
-PLACES = ("inputs", "data_dir", "progress")
+# Where things lie and how they are shown do not change what comes out. (`train` and `test` are files that stand among
+# the inputs too, by what is in them.)
+PLACES = ("inputs", "data_dir", "progress", "train", "test")
 
 
 @contextlib.contextmanager
@@ -74,11 +75,14 @@ def fingerprint(config: ConfigDict | dict, inputs: dict[str, str] | None = None)
 
 
 def read_fingerprint(workdir: str | os.PathLike) -> str:
-    """The fingerprint of the finished artefact in `workdir`.
+    """The fingerprint of the finished artefact in `workdir`; of a file, one of its bytes.
 
     Raises:
       UserError: there is no finished artefact.
     """
+    if os.path.isfile(workdir):
+        with open(workdir, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     try:
         return json.loads((Path(workdir) / DONE).read_text("utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError):

@@ -110,7 +110,7 @@ def _changed(config: ConfigDict, **values: object) -> ConfigDict:
 def _job(workdir: Path, title: str, config: ConfigDict, *, progress: bool = False, **inputs: Job) -> Job:
     config = _changed(config, progress=progress)
     with config.unlocked():
-        config.inputs = ConfigDict({name: str(job.directory) for name, job in inputs.items()})
+        config.update({"inputs": {name: str(job.directory) for name, job in inputs.items()}})
     fingerprint = artifacts.fingerprint(config, {name: job.fingerprint for name, job in inputs.items()})
     directory = workdir / config.stage / f"{title}-{fingerprint[:8]}"
     return Job(f"{config.stage} {title}", directory, config, fingerprint)

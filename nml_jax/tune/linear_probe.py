@@ -9,6 +9,8 @@ from nml_jax.core.errors import UserError
 from nml_jax.core.task import Batch, PyTree, Task
 from nml_jax.tune.head import Classifier
 
+SWEEPABLE = ()
+
 
 def views(**head: object) -> int:
     """0: a step sees the clean view."""

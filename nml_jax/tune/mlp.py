@@ -8,9 +8,10 @@ from nml_jax.core.task import Task
 from nml_jax.tune import nmtune
 from nml_jax.tune.head import Head
 
-OPTIONS = ("views", *nmtune.HEAD)
+OPTIONS = ("objective", "views", *nmtune.HEAD)
 NO_PENALTIES = {"consistency_weight": 0.0, "covariance_weight": 0.0, "singular_value_weight": 0.0}
 
+SWEEPABLE = ()
 PRESETS = {preset: {name: values[name] for name in OPTIONS} for preset, values in nmtune.PRESETS.items()}
 
 

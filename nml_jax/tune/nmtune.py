@@ -7,6 +7,7 @@ paper and its code differ in the head, the views and the weights; both are here 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The official code: two augmented views of each sample in one batch of 2B rows; cross-entropy, covariance and
     # singular values on all of them, consistency between Z of the second view and F of the first.
     "official": {
+        "objective": "classification",
         "views": 2,
         "expansion": 4,
         "batch_norm": True,
@@ -36,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Eqs. 3-6 with lambda = 0.01 and the head of Fig. 17.
     "paper": {
+        "objective": "classification",
         "views": 1,
         "expansion": 4,
         "batch_norm": False,
@@ -49,7 +52,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "singular_value_method": "gram",
     },
 }
+OBJECTIVES = ("classification", "regression")
 HEAD = ("expansion", "batch_norm", "residual", "residual_scale")
+# What the heads of one sweep may differ in: an argument of the compiled program, in the Task's `frozen`.
+SWEEPABLE = ("consistency_weight", "covariance_weight", "singular_value_weight")
 
 
 def settings(preset: str = "official", **head: Any) -> dict[str, Any]:
@@ -65,6 +71,10 @@ def settings(preset: str = "official", **head: Any) -> dict[str, Any]:
     if unknown:
         raise UserError(f"nmtune has no option {', '.join(unknown)}; valid: preset, {', '.join(values)}.")
     values = values | head
+    if values["objective"] not in OBJECTIVES:
+        raise UserError(
+            f"Unknown objective {values['objective']!r} of nmtune; valid: {', '.join(OBJECTIVES)}."
+        )
     if values["views"] not in (0, 1, 2):
         raise UserError(
             f"nmtune was given views={values['views']}; valid: 2 (code), 1 (paper), 0 (the clean view)."
@@ -85,35 +95,36 @@ def make_head(*, num_classes: int, **head: Any) -> Head:
 
 @functools.cache
 def make(*, dim: int, num_classes: int, **head: Any) -> Task:
-    """The Task.
+    """The Task; its `frozen` has the weights of those regularisers that are not switched off by a weight of 0.
 
     Args:
       dim: D.
+      num_classes: C; 1 for a regression.
       head: `preset` ("official" or "paper") and any value of it by name.
 
     Raises:
       UserError: an unknown preset, name or value.
     """
     model = make_head(num_classes=num_classes, **head)
-    penalties = _penalties(settings(**head))
+    values = settings(**head)
+    penalties = _penalties(values)
+    objective = _cross_entropy if values["objective"] == "classification" else _squared_error
+    weights = {f"{name}_weight": values[f"{name}_weight"] for name in penalties}
 
     def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         variables = model.init(rng, jnp.zeros((2, dim)))
-        return variables.pop("params"), {}, variables
+        return variables.pop("params"), jax.tree.map(jnp.float32, weights), variables
 
     def loss(params: PyTree, frozen: PyTree, stats: PyTree, batch: Batch, rng: jax.Array):
         rows, n_views, _ = batch["x"].shape
         x = batch["x"].reshape(rows * n_views, dim)
         y = jnp.repeat(batch["y"], n_views)
         (z, logits), stats = model.apply({"params": params, **stats}, x, train=True, mutable=list(stats))
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        terms = {
-            name: penalty(batch["x"], z.reshape(rows, n_views, dim))
-            for name, (_, penalty) in penalties.items()
-        }
-        total = cross_entropy + sum(weight * terms[name] for name, (weight, _) in penalties.items())
-        accuracy = (logits.argmax(axis=1) == y).mean()
-        return total, (stats, {"loss": total, "cross_entropy": cross_entropy, "accuracy": accuracy, **terms})
+        fit, metrics = objective(logits, y)
+        z = z.reshape(rows, n_views, dim)
+        terms = {name: penalty(batch["x"], z) for name, penalty in penalties.items()}
+        total = fit + sum(frozen[f"{name}_weight"] * term for name, term in terms.items())
+        return total, (stats, {"loss": total, **metrics, **terms})
 
     def predict(params: PyTree, frozen: PyTree, stats: PyTree, batch: Batch) -> jax.Array:
         return model.apply({"params": params, **stats}, batch["x"])[1]
@@ -121,8 +132,20 @@ def make(*, dim: int, num_classes: int, **head: Any) -> Task:
     return Task(init, loss, predict)
 
 
-def _penalties(values: dict[str, Any]) -> dict[str, tuple[float, Any]]:
-    """Name -> (weight, (x (B, V, D), z (B, V, D)) -> scalar), of those whose weight is not zero."""
+def _cross_entropy(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Of logits (B, C) and classes (B,): the mean, and the metrics."""
+    value = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    return value, {"cross_entropy": value, "accuracy": (logits.argmax(axis=1) == y).mean()}
+
+
+def _squared_error(outputs: jax.Array, y: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Of outputs (B, 1) and numbers (B,): the mean, and the metrics."""
+    value = jnp.square(outputs[:, 0] - y).mean()
+    return value, {"squared_error": value}
+
+
+def _penalties(values: dict[str, Any]) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """Name -> ((x (B, V, D), z (B, V, D)) -> scalar), of those whose weight is not zero."""
     reduction, top_k = values["consistency_reduction"], values["singular_value_top_k"]
     method = values["singular_value_method"]
     terms = {
@@ -132,4 +155,4 @@ def _penalties(values: dict[str, Any]) -> dict[str, tuple[float, Any]]:
             z.reshape(-1, z.shape[-1]), top_k, method
         ),
     }
-    return {name: (values[f"{name}_weight"], terms[name]) for name in terms if values[f"{name}_weight"]}
+    return {name: term for name, term in terms.items() if values[f"{name}_weight"]}

@@ -93,6 +93,62 @@ def test_which_samples_flip_is_independent_of_where_they_go():
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+def official(labels, ratio, seed=0, ids=None, num_classes=6):
+    return symmetric.corrupt(
+        labels, num_classes=num_classes, ratio=ratio, seed=seed, ids=ids, mode="official"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected"),
+    [
+        (50_000, 0.1, 5000),
+        (50_000, 0.3, 15_000),
+        (10, 0.25, 3),
+        (3, 0.1, 1),
+        (7, 1.0, 7),
+        (7, 0.0, 0),
+        (0, 0.5, 0),
+    ],
+)
+def test_official_redraws_so_many_samples_of_the_whole_set(size, ratio, expected):
+    # The new label does not depend on the old one: redrawn samples end up equal whatever they were.
+    zeros, ones = np.zeros(size, np.uint8), np.ones(size, np.uint8)
+    redrawn = official(zeros, ratio) == official(ones, ratio)
+    assert redrawn.sum() == expected
+    assert sum(i < ratio * size for i in range(size)) == expected  # the loop of the authors' script
+    assert not zeros.any()  # what was given stays as it was
+
+
+def test_official_draws_over_all_classes_the_own_one_too():
+    clean = np.repeat(np.arange(10), 5000)
+    noisy = official(clean, 0.4, num_classes=10)
+    redrawn = noisy == official((clean + 1) % 10, 0.4, num_classes=10)
+    assert redrawn.sum() == 20_000
+    matrix = confusion_matrix(clean[redrawn], noisy[redrawn])
+    assert stats.chisquare(matrix.ravel()).pvalue > 1e-3  # as many in the own class as in any other
+    assert stats.binomtest(int((noisy != clean).sum()), 20_000, 0.9).pvalue > 1e-3
+    drawn_of = np.bincount(clean[redrawn])  # the whole set is permuted, not each class
+    assert len(set(drawn_of.tolist())) > 1
+    assert stats.chisquare(drawn_of).pvalue > 1e-3
+
+
+def test_official_is_nested_and_keyed_by_id():
+    ids = np.array([f"train/{i}.png" for i in range(len(CLEAN))])
+    small, large = official(CLEAN, 0.1, ids=ids), official(CLEAN, 0.4, ids=ids)
+    chosen = small != CLEAN
+    assert chosen.sum() > 0
+    np.testing.assert_array_equal(small[chosen], large[chosen])
+    order = np.random.default_rng(1).permutation(len(CLEAN))
+    np.testing.assert_array_equal(official(CLEAN[order], 0.4, ids=ids[order]), large[order])
+    assert (official(CLEAN, 0.4, seed=1, ids=ids) != large).any()
+
+
+def test_an_unknown_mode():
+    with pytest.raises(UserError, match="'offical' of symmetric; valid: exact, official"):
+        symmetric.corrupt(CLEAN, num_classes=6, ratio=0.1, seed=0, mode="offical")
+
+
 def test_asymmetric_rows_follow_the_transition():
     clean = np.repeat(np.arange(6), 20_000)
     noisy = asymmetric.corrupt(clean, num_classes=6, ratio=0.5, seed=0, transition=TRANSITION)

@@ -26,7 +26,7 @@ def test_the_plan_is_the_product_of_the_study():
     assert len({j.directory for j in jobs}) == len(jobs)
     seen = set()
     for job in jobs:
-        assert {str(p) for p in job.config.inputs.values()} <= seen
+        assert {str(p) for p in job.config.inputs.values() if p} <= seen
         seen.add(str(job.directory))
 
 

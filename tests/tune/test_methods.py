@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from nml_jax.core.errors import UserError
 from nml_jax.tune import linear_probe, mlp, nmtune, trainer
 from nml_jax.tune.head import features
+from nml_jax.tune.runs import Run
 
 B, D, C = 5, 6, 3
 RNG = np.random.default_rng(0)
@@ -151,17 +152,9 @@ def test_linear_probe_converges_to_logistic_regression():
     exact = LogisticRegression(C=np.inf, tol=1e-10, max_iter=2000).fit(x, y)
     minimum = -np.log(exact.predict_proba(x)[np.arange(400), y]).mean()
     task = linear_probe.make(dim=10, num_classes=4)
-    *state, _ = trainer.fit(
-        task,
-        {"name": "adamw", "learning_rate": 0.05},
-        x[:, None],
-        y,
-        views=0,
-        batch_size=400,
-        epochs=600,
-        seed=0,
-    )
-    logits = trainer.predict(task, state, x).astype(np.float64)
+    adamw = {"name": "adamw", "learning_rate": 0.05}
+    (head,) = trainer.fit(task, x[:, None], [Run(y)], views=0, batch_size=400, epochs=600, optim=adamw)
+    logits = trainer.predict(task, head.state, x).astype(np.float64)
     loss = -(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(400), y].mean()
     assert loss == pytest.approx(minimum, abs=1e-6)
     np.testing.assert_allclose(jax.nn.softmax(logits), exact.predict_proba(x), atol=2e-3)
@@ -180,8 +173,8 @@ def test_mlp_learns_no_more_than_logistic_regression_where_that_is_all_there_is(
     exact = LogisticRegression(C=np.inf).fit(x, y)
     task = mlp.make(dim=3, num_classes=3, preset=preset, views=0)
     adamw = {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 1e-4}
-    *state, _ = trainer.fit(task, adamw, x[:, None], y, views=0, batch_size=500, epochs=20, seed=0)
-    logits = trainer.predict(task, state, fresh)
+    (head,) = trainer.fit(task, x[:, None], [Run(y)], views=0, batch_size=500, epochs=20, optim=adamw)
+    logits = trainer.predict(task, head.state, fresh)
     assert np.abs(jax.nn.softmax(logits) - exact.predict_proba(fresh)).mean() < 0.02
     assert np.mean(logits.argmax(1) == truth) == pytest.approx(exact.score(fresh, truth), abs=0.01)
     assert exact.score(fresh, truth) < 0.8
@@ -203,7 +196,7 @@ def test_views():
     ("method", "head", "word"),
     [
         (linear_probe, {"expansion": 4}, "expansion; it has none"),
-        (mlp, {"covariance_weight": 0.1}, "valid: preset, views, expansion"),
+        (mlp, {"covariance_weight": 0.1}, "valid: preset, objective, views, expansion"),
         (nmtune, {"covariance_wieght": 0.1}, "covariance_weight"),
         (nmtune, {"preset": "journal"}, "official, paper"),
         (nmtune, {"views": 3}, "views=3"),
