@@ -1,5 +1,6 @@
 # make study   sets everything up and runs the papers' study on embedded data -> runs/demo/report/index.html
 # make test    sets everything up and passes the tests
+# make benchmark-heads         measures head training beside PyTorch -> docs/benchmarks.md
 # make lint, make test-peers (against PyTorch), make clean (removes the environments, never a result)
 #
 # PYTHON=python3.12 LATEST=1 uses that interpreter and the newest versions in place of the pinned ones.
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CACHE := runs/.compiled
 
-.PHONY: study test lint test-peers setup clean
+.PHONY: study test lint test-peers benchmark-heads setup clean
 study: setup
 	$(BIN)/python -m nml_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) --compilation_cache=$(CACHE) $(ARGS)
 
@@ -24,6 +25,9 @@ test: setup
 
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers $(ARGS)
+
+benchmark-heads: $(VENV)/.peers
+	$(BIN)/python benchmarks/heads.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

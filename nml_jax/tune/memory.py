@@ -10,6 +10,9 @@ import numpy as np
 
 from nml_jax.core.task import Task
 
+# A host works best on as many heads side by side as its caches hold the parameters and moments of: at D = 64 some
+# thirty, from D = 256 on each alone (measured with benchmarks/heads.py). Accelerators work on all.
+CACHE = 12 * 2**20
 # What is left for XLA's own buffers and for what the bounds below do not see.
 SHARE = 0.75
 
@@ -25,14 +28,23 @@ def free(device: jax.Device) -> int:
 def head(task: Task, batch: dict[str, jax.ShapeDtypeStruct], rows: int, kept: bool) -> int:
     """A bound on the bytes that the training of one head takes.
 
-    The parameters, AdamW's two moments, the gradient and the update; the best parameters, if these are `kept`; every
-    array that a step's loss and gradient compute, as if none were fused or freed; labels and order of the `rows`.
+    The parameters and AdamW's two moments, twice, the gradient and the update; the best parameters, if these are
+    `kept`; every array that a step's loss and gradient compute, as if none were fused or freed; labels and order of
+    the `rows`.
     """
     params, frozen, stats = jax.eval_shape(lambda key: task.init(key, batch), jax.random.key(0))
     step = jax.make_jaxpr(jax.grad(task.loss, has_aux=True))(params, frozen, stats, batch, jax.random.key(0))
     computed = sum(_bytes(out.aval) for equation in step.jaxpr.eqns for out in equation.outvars)
     state = sum(_bytes(leaf) for leaf in jax.tree.leaves(params))
-    return (5 + kept) * state + computed + 24 * rows
+    return (8 + kept) * state + computed + 24 * rows
+
+
+def width(task: Task, batch: dict[str, jax.ShapeDtypeStruct], device: jax.Device) -> int:
+    """How many heads a device best trains side by side."""
+    if device.platform != "cpu":
+        return 1 << 30
+    params = jax.eval_shape(lambda key: task.init(key, batch)[0], jax.random.key(0))
+    return max(1, CACHE // (3 * sum(_bytes(leaf) for leaf in jax.tree.leaves(params))))
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:

@@ -69,6 +69,7 @@ def build(
     dim: int,
     kind: tuple[tuple[str, Any], ...],
     devices: tuple[jax.Device, ...],
+    width: int,
 ) -> Program:
     """The program; each of its functions is compiled when first called with new shapes.
 
@@ -77,6 +78,7 @@ def build(
       stored: views that the features have, view 0 among them.
       kind: the arguments of `core.optim.make` that are not traceable.
       devices: the heads are divided over them, and none talks to another.
+      width: how many heads of a device go through an epoch side by side, the others after them.
     """
     mesh = jax.make_mesh((len(devices),), ("heads",), axis_types=(AxisType.Auto,), devices=devices)
 
@@ -168,11 +170,14 @@ def build(
 
         def many(*arguments: Any) -> Any:
             own, shared = arguments[: len(arguments) - common], arguments[len(arguments) - common :]
-            if (
-                jax.tree.leaves(own)[0].shape[0] == 1
-            ):  # batched matrix products of one are slower than plain ones
+            heads = jax.tree.leaves(own)[0].shape[0]
+            if heads == 1:  # batched matrix products of one are slower than plain ones
                 return _expanded(one(*_squeezed(own), *shared))
-            return jax.vmap(lambda *own: one(*own, *shared))(*own)
+            together = max(n for n in range(1, min(width, heads) + 1) if heads % n == 0)
+            if together == heads:
+                return jax.vmap(lambda *own: one(*own, *shared))(*own)
+            batch_size = together if together > 1 else None
+            return jax.lax.map(lambda own: one(*own, *shared), own, batch_size=batch_size)
 
         def divided(*arguments: Any) -> Any:
             specs = (HEADS,) * (len(arguments) - common) + (PartitionSpec(),) * common

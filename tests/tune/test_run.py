@@ -61,7 +61,9 @@ def smoke(name, features, **changes):
 def test_lines(features, tmp_path):
     config = smoke("linear_probe", features, fractions=(0.5, 1.0), epochs=30)
     config.optim.learning_rate = 0.1
-    config.task.update({"name": "letters", "suite": "ood", "tests": ("test", "moved"), "source_tests": ("test",)})
+    config.task.update(
+        {"name": "letters", "suite": "ood", "tests": ("test", "moved"), "source_tests": ("test",)}
+    )
     stage.execute(config, tmp_path / "tune")
     lines = writer.read_lines(tmp_path / "tune" / "results.jsonl")
     assert [(r["fraction"], r["test_split"], r["suite"]) for r in lines] == [
