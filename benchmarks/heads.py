@@ -36,6 +36,7 @@ def main() -> None:
         "--data_dir", default="", help="TFDS folder with cifar10 and tiny_imagenet32; empty: no job"
     )
     parser.add_argument("--workdir", default="runs/benchmark_heads", help="where the job keeps its encoder")
+    parser.add_argument("--rows", type=int, default=5000, help="training images of the job")
     parser.add_argument("--only", default="step,sweep,job", help="sections to measure")
     args = parser.parse_args()
     sections = args.only.split(",")
@@ -46,7 +47,8 @@ def main() -> None:
     if "job" in sections and args.data_dir:
         import heads_job
 
-        measure.write_section("heads: job", heads_job.run(args.data_dir, args.workdir))
+        sizes = {"rows": args.rows, "test_rows": 10_000, "epochs": 30}
+        measure.write_section("heads: job", heads_job.run(args.data_dir, args.workdir, **sizes))
 
 
 def step(dim: int, rounds: int) -> str:
@@ -126,7 +128,7 @@ def peer(x: np.ndarray, y: np.ndarray, compiled: bool) -> tuple[Callable[[], obj
     """An epoch of the published loop's head steps on features in memory, and how many steps it has."""
     torch.manual_seed(0)
     head = published.Head(x.shape[2], CLASSES).to(DEVICE)
-    make_step = published.stepper(head, **_peer_options(), total_steps=10_000, compiled=compiled)
+    make_step = published.stepper(head, **peer_options(), total_steps=10_000, compiled=compiled)
     features, labels = torch.tensor(x, device=DEVICE), torch.tensor(y, device=DEVICE)
     rng = np.random.default_rng(0)
 
@@ -140,7 +142,8 @@ def peer(x: np.ndarray, y: np.ndarray, compiled: bool) -> tuple[Callable[[], obj
     return epoch, math.ceil(len(y) / BATCH)
 
 
-def _peer_options() -> dict[str, float]:
+def peer_options() -> dict[str, float]:
+    """What the peer takes of ADAMW."""
     return {name: ADAMW[name] for name in ("learning_rate", "weight_decay")}
 
 
