@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return ConfigDict(
         {
             "stage": "analysis",
+            "method": "spectrum",
             "inputs": {"features": ""},
             "task": {"name": "", "suite": "id"},  # suite: id, ood or source
             "split": "test",

@@ -1,5 +1,12 @@
-"""What the singular values of stored features say: SVE and LSVR.
+"""What stored features, and heads tuned on them, look like from inside. One file is one analysis.
 
-spectrum  singular values, their entropy (SVE), the share of the largest (LSVR)
-run       the stage: features on disk -> `spectrum.npz` and a line in `results.jsonl`
+The contract of `nml_jax/analysis/<name>.py`:
+
+    check(config)                     raises a UserError for what can be seen to be wrong before any work
+    analyse(config, workdir) -> dict  the work: a line for `results.jsonl`; files of its own go into `workdir`
+
+spectrum   singular values of features, their entropy (SVE), the share of the largest (LSVR) -> spectrum.npz
+curvature  top eigenvalues and trace of the Hessian of a tuned head's loss
+hessian    Lanczos and Hutchinson, on products with the Hessian alone
+run        the stage
 """

@@ -6,12 +6,61 @@ With σ_i the singular values and p_i = σ_i / Σσ (arXiv 2309.17002v2, Definit
     LSVR = −log(σ_1 / Σσ)      largest singular value ratio: large when σ_1 does *not* dominate
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import scipy.linalg
+from ml_collections import ConfigDict
 
+from nml_jax.core import artifacts
 from nml_jax.core.errors import UserError
+from nml_jax.features import store
 
 PREPROCESSES = ("official", "centred", "none")
+SUITES = ("id", "ood", "source")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for an unknown suite or preprocess, or where no features are given."""
+    check_preprocess(config.preprocess)
+    if config.task.suite not in SUITES:
+        raise UserError(
+            f"Unknown suite {config.task.suite!r}; valid: {', '.join(SUITES)}. Set --config.task.suite to one of them."
+        )
+    if not config.inputs.features:
+        raise UserError(
+            "No features given: --config.inputs.features is empty. Give the work directory of a features stage."
+        )
+
+
+def analyse(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """The line, of kind "spectrum"; `spectrum.npz` gets `singular_values`.
+
+    The features are those of `config.split` in `config.inputs.features`: the test split, view 0 (clean), as in
+    the papers.
+    """
+    features = store.load(config.inputs.features, config.split, config.label or None)
+    rows, dim = features.clean.shape
+    if config.progress:
+        print(f"analysis: singular values of {config.task.name} ({config.split}), {rows} x {dim}", flush=True)
+    s = singular_values(features.clean, config.preprocess)
+    with artifacts.replacing(workdir / "spectrum.npz", "wb") as file:
+        np.savez(file, singular_values=s)
+    return features.manifest.get("encoder", {}) | {
+        "kind": "spectrum",
+        "task": config.task.name,
+        "suite": config.task.suite,
+        "split": config.split,
+        "rows": rows,
+        "dim": dim,
+        "preprocess": config.preprocess,
+        "sve": sve(s),
+        "lsvr": lsvr(s),
+        "sigma_1": float(s[0]),
+        "nuclear_norm": float(s.sum()),
+        "file": "spectrum.npz",
+    }
 
 
 def check_preprocess(name: str) -> None:
