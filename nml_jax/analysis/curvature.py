@@ -27,8 +27,10 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"Unknown parameters {config.of!r}; valid: {', '.join(hessian.OF)}. Correct --config.of."
         )
-    if config.top_k < 1 or config.samples < 1:
-        raise UserError(f"top_k is {config.top_k} and samples is {config.samples}; valid are 1 and above.")
+    if config.top_k < 1 or config.samples < 2:
+        raise UserError(
+            f"top_k is {config.top_k} and samples is {config.samples}; valid are from 1 and 2 on."
+        )
 
 
 def analyse(config: ConfigDict, workdir: Path) -> dict[str, Any]:

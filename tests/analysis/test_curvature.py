@@ -66,7 +66,8 @@ def test_line(config, tmp_path):
         ({"inputs": {"head": ""}}, "needs a head"),
         ({"inputs": {"features": "somewhere"}}, "either"),
         ({"of": "backbone"}, "all, classifier"),
-        ({"top_k": 0}, "1 and above"),
+        ({"top_k": 0}, "from 1 and 2 on"),
+        ({"samples": 1}, "from 1 and 2 on"),
         ({"method": "hesian"}, "curvature, spectrum"),
     ],
 )
