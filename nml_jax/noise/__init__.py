@@ -10,8 +10,9 @@ The contract of `nml_jax/noise/<name>.py`:
 
 What holds for every noise model:
 
-* `ratio` is the realised fraction, exactly, but with `mode="official"` where there is one (the authors' scripts): round(ratio * n_c) labels change in each class c, round(ratio * N)
-  captions. A half goes to the even neighbour. No changed label is the old one, no changed caption has the old text.
+* `ratio` is the realised fraction, exactly (not with `mode="official"`, the authors' scripts, where there is one):
+  round(ratio * n_c) labels change in each class c, round(ratio * N) captions. A half goes to the even neighbour. No
+  changed label is the old one, no changed caption has the old text.
 * Nested: for one seed the samples corrupted at 5 % are among those corrupted at 10 %, and a corrupted sample has
   the same wrong label at every ratio, so a curve over the ratio compares the same samples. (A caption's partner
   changes with the ratio: the captions are exchanged among the chosen pairs.)

@@ -173,7 +173,8 @@ def test_chunks_are_as_large_as_the_memory_allows():
     task = nmtune.make(dim=64, num_classes=3)
     one = memory.head(task, spec, rows=1000, kept=False)
     parameters = 4 * (2 * 64 * 256 + 256 + 64 + 2 * 256 + 64 + 64 * 3 + 3)
-    # AdamW needs five copies, and three are written anew; the bound on what a step computes lies above the two hidden layers of 32 rows.
+    # AdamW needs five copies, and three are written anew. The bound on what a step computes lies above the two hidden
+    # layers of 32 rows.
     assert 8 * parameters + 2 * 4 * 32 * 256 < one < 40 * parameters
     assert memory.head(task, spec, rows=1000, kept=True) == one + parameters
     assert memory.head(task, spec, rows=2000, kept=False) > one
