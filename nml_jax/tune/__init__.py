@@ -17,6 +17,7 @@ mlp           the NMTune head, cross-entropy alone
 nmtune        the NMTune head and its three regularisers
 head          the networks
 regularizers  consistency, covariance, dominant singular value
+polar         singular values by matrix products alone
 runs          what one head is trained on, and with what; checked
 trainer       fit and predict: many heads at once
 program       the compiled functions that it calls

@@ -18,13 +18,13 @@ def batches():
         yield (rng.normal(size=(B, 2, D)) + np.eye(D)[y][:, None]).astype(np.float32), y
 
 
-def ours(task, params, stats):
+def ours(task, params, frozen, stats):
     tx = optim.make("adamw", learning_rate=LR, total_steps=STEPS, weight_decay=DECAY)
 
     @jax.jit
     def step(params, stats, opt_state, batch):
         (loss, (stats, _)), grads = jax.value_and_grad(task.loss, has_aux=True)(
-            params, {}, stats, batch, jax.random.key(0)
+            params, frozen, stats, batch, jax.random.key(0)
         )
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), stats, opt_state, loss
@@ -40,8 +40,8 @@ def ours(task, params, stats):
 def test_fifty_steps_of_the_official_preset():
     torch = pytest.importorskip("torch")
     task = nmtune.make(dim=D, num_classes=C)
-    params, _, stats = jax.jit(task.init)(jax.random.key(0), {})
-    losses, tuned, stats = ours(task, params, stats)
+    params, frozen, stats = jax.jit(task.init)(jax.random.key(0), {})
+    losses, tuned, stats = ours(task, params, frozen, stats)
 
     def load(layer, values):
         layer.weight.data = torch.tensor(np.array(values["kernel"])).T.contiguous()
