@@ -15,6 +15,9 @@ VENV := .venv$(if $(LATEST),-latest-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CACHE := runs/.compiled
+# Without their dependencies: torchvision asks for one exact torch, and with it for CUDA libraries, but its models and
+# transforms, which are what the tests compare with, run on any torch (tests/torch_peers.py).
+TORCH_PEERS := $(if $(LATEST),torchvision timm open_clip_torch,torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0)
 
 .PHONY: study test lint test-peers benchmark-heads setup clean
 study: setup
@@ -45,6 +48,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.peers: $(VENV)/.installed
 	$(PIP) --editable '.[peers]'
+	$(PIP) --no-deps $(if $(LATEST),--upgrade,) $(TORCH_PEERS)
 	touch $@
 
 clean:
