@@ -285,3 +285,10 @@ class NMTuneRegressor(_NMTune, RegressorMixin, BaseEstimator):
         """(N,) float64: the number of each row of X (N, D)."""
         standardised = estimation.outputs(self, X)[:, 0]
         return self.target_mean_ + self.target_scale_ * standardised
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the head as one safetensors file (see `tune.saved`), which `nml_jax.load_head` opens."""
+        check_is_fitted(self, "params_")
+        target = (self.target_mean_, self.target_scale_)
+        trees = {"params": self.params_, "stats": self.stats_}
+        saved.save(path, method=self._method, head=self.head_, classes=None, target=target, **trees)

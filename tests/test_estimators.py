@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from scipy import stats
 from sklearn.base import clone
-from sklearn.exceptions import DataConversionWarning
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
@@ -293,6 +293,32 @@ def test_a_saved_head_predicts_the_same(kind, tmp_path):
     if kind is NMTuneClassifier:
         np.testing.assert_array_equal(head.transform(X), classifier.transform(X))
         assert head.head["covariance_weight"] == 0.5
+
+
+@pytest.mark.parametrize("preset", ["official", "paper"])
+def test_a_saved_regressor_predicts_the_same(preset, tmp_path):
+    y = 1e6 + 1e-3 * TARGET  # of which float32 would keep nothing
+    options = {"consistency_weight": np.float32(0.5), "early_stopping": True}
+    regressor = NMTuneRegressor(preset, **FAST, **options).fit(X, y)
+    predicted = regressor.predict(X)
+    regressor.set_params(learning_rate=9.0)  # parameters that are changed now are for the next fit
+    regressor.save(tmp_path / "head.safetensors")
+    head = nml_jax.load_head(tmp_path / "head.safetensors")
+    assert (head.dim, head.classes, head.head) == (D, None, regressor.head_)
+    assert head.target == (regressor.target_mean_, regressor.target_scale_)
+    assert head.predict(X).dtype == np.float64
+    np.testing.assert_array_equal(head.predict(X), predicted)
+    np.testing.assert_array_equal(head.transform(X), regressor.transform(X))
+    assert np.corrcoef(head.predict(X), y)[0, 1] > 0.9
+    with pytest.raises(ValueError, match="Use predict"):
+        head.predict_proba(X)
+
+
+@ALL
+def test_what_was_not_fitted_cannot_be_saved(kind, tmp_path):
+    with pytest.raises(NotFittedError):
+        kind().save(tmp_path / "head")
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds():

@@ -12,6 +12,13 @@ method, head (its options), dim (D), classes, facts, version. By hand, with x (N
                    logits = z params/classifier/linear/kernel + params/classifier/linear/bias
 
 A kernel is (in, out), the transpose of the weight of torch.nn.Linear.
+
+A regression (head has "objective": "regression") has "classes": null and one logit, the standardised number; beside
+them is "target": {"mean": m, "scale": s}, of the numbers it was tuned on. What it predicts, to be computed in float64:
+
+    y = m + s * logits[:, 0]
+
+Such a file has format 2, so that a version that knows classes only refuses it. A classifier has format 1 and no target.
 """
 
 import functools
@@ -35,7 +42,7 @@ from nml_jax.core.task import PyTree, Task
 from nml_jax.tune import trainer
 from nml_jax.tune.head import Head, features
 
-FORMAT = 1
+FORMAT = 2
 KEY = "nml_jax"
 
 
@@ -49,26 +56,37 @@ class SavedHead:
     method: str
     head: dict[str, Any]
     """The options of the method."""
-    classes: np.ndarray
-    """(C,) integers, booleans or strings, in the order of the logits."""
+    classes: np.ndarray | None
+    """(C,) integers, booleans or strings, in the order of the logits; None of a regression."""
     dim: int
     """D."""
     facts: dict[str, Any]
     """What was said when it was saved."""
     params: PyTree
     stats: PyTree
+    target: tuple[float, float] | None = None
+    """Mean and scale of the numbers that a regression was tuned on; None of a classifier."""
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        """(N, C) float32, in evaluation mode."""
-        task = _task(self.method, self.head, self.dim, len(self.classes))
+        """(N, C) float32, in evaluation mode; of a regression (N, 1), the standardised numbers."""
+        task = _task(self.method, self.head, self.dim, _width(self.classes))
         return trainer.predict(task, (self.params, {}, self.stats), self._checked(x))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """(N,): the class of each row's largest logit."""
-        return self.classes[self.logits(x).argmax(axis=1)]
+        """(N,): the class of each row's largest logit; of a regression its number, float64."""
+        logits = self.logits(x)
+        if self.target is None:
+            return self.classes[logits.argmax(axis=1)]
+        mean, scale = self.target
+        return mean + scale * logits[:, 0].astype(np.float64)
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """(N, C): softmax of the logits."""
+        """(N, C): softmax of the logits. A regression has none, and raises a UserError."""
+        if self.target is not None:
+            raise UserError(
+                "The head is a regression, which predicts a number for each row and has no classes; valid is "
+                "predict_proba of a classifier. Use predict."
+            )
         return scipy.special.softmax(self.logits(x), axis=1)
 
     def transform(self, x: np.ndarray) -> np.ndarray:
@@ -77,7 +95,7 @@ class SavedHead:
         method = plugin.find("tune", self.method, "make")
         if not hasattr(method, "make_head"):
             return x
-        reshape = _reshaper(method.make_head(num_classes=len(self.classes), **self.head))
+        reshape = _reshaper(method.make_head(num_classes=_width(self.classes), **self.head))
         return trainer.in_chunks(lambda part: reshape(self.params, self.stats, part), x)
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
@@ -104,9 +122,10 @@ def save(
     *,
     method: str,
     head: dict[str, Any],
-    classes: np.ndarray | list,
+    classes: np.ndarray | list | None,
     params: PyTree,
     stats: PyTree,
+    target: tuple[float, float] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> None:
     """Writes a tuned head; the file is there whole or not at all.
@@ -114,20 +133,24 @@ def save(
     Args:
       method: a file of `nml_jax.tune`, such as "nmtune".
       head: its options, as they were given to `make`.
-      classes: (C,) different integers, booleans or strings, in the order of the logits.
+      classes: (C,) different integers, booleans or strings, in the order of the logits; None of a regression.
       params, stats: as training returned them.
+      target: of a regression the mean and the scale (above 0) by which its numbers were standardised.
       facts: anything else that JSON can say (data, accuracy, ...).
 
     Raises:
       UserError: one of these is not as said, or the tensors are not those of the method with these options.
     """
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _flat(params, stats).items()}
-    labels = _checked_classes(classes)
+    labels, target = _checked_outputs(head, classes, target)
     dim = _dim(tensors)
-    _compare(tensors, method, head, dim, len(labels))
-    said = {"method": method, "head": head, "dim": dim, "classes": labels, "facts": facts or {}}
+    _compare(tensors, method, head, dim, labels)
+    said = {"format": 1, "version": nml_jax.__version__, "method": method, "head": head, "dim": dim}
+    said |= {"classes": labels, "facts": facts or {}}
+    if target is not None:  # those without one are still read by a version that knows classes only
+        said |= {"format": FORMAT, "target": {"mean": target[0], "scale": target[1]}}
     try:
-        document = json.dumps({"format": FORMAT, "version": nml_jax.__version__, **said})
+        document = json.dumps(said)
     except TypeError as error:
         raise UserError(
             f"The head cannot be saved: in `head` or `facts`, {error}. Valid is what JSON can say: convert arrays with "
@@ -152,8 +175,8 @@ def load(path: str | os.PathLike) -> SavedHead:
                 f"it has format {said['format']}, written by nml_jax {said['version']}, and this nml_jax "
                 f"{nml_jax.__version__} reads formats up to {FORMAT}. Upgrade nml_jax."
             )
-        labels = _checked_classes(said["classes"])
-        _compare(tensors, said["method"], said["head"], said["dim"], len(labels))
+        labels, target = _read_outputs(said)
+        _compare(tensors, said["method"], said["head"], said["dim"], labels)
         facts = dict(said["facts"])
     except UserError as error:
         raise UserError(f"The head in {name} cannot be loaded: {error}") from None
@@ -163,7 +186,8 @@ def load(path: str | os.PathLike) -> SavedHead:
             f"({type(error).__name__}: {error}). Save it again with nml_jax.tune.saved.save."
         ) from None
     trees = {"params": {}, "stats": {}} | unflatten_dict(tensors, sep="/")
-    return SavedHead(said["method"], said["head"], np.array(labels), said["dim"], facts, **trees)
+    classes = None if labels is None else np.array(labels)
+    return SavedHead(said["method"], said["head"], classes, said["dim"], facts, **trees, target=target)
 
 
 def _read(path: str | os.PathLike, name: str) -> tuple[str, dict[str, np.ndarray]]:
@@ -213,9 +237,9 @@ def _dim(tensors: dict[str, np.ndarray]) -> int:
     return len(kernels[0])
 
 
-def _compare(tensors: dict[str, np.ndarray], method: str, head: dict, dim: int, num_classes: int) -> None:
+def _compare(tensors: dict[str, np.ndarray], method: str, head: dict, dim: int, labels: list | None) -> None:
     """Raises a UserError unless the tensors have the names, shapes and types of the Task's own."""
-    task = _task(method, head, dim, num_classes)
+    task = _task(method, head, dim, _width(labels))
     # `init` takes no more of the batch than that it is there.
     batch = {"x": jax.ShapeDtypeStruct((2, 1, dim), jnp.float32), "y": jax.ShapeDtypeStruct((2,), jnp.int32)}
     params, _, stats = jax.eval_shape(task.init, jax.random.key(0), batch)
@@ -224,8 +248,9 @@ def _compare(tensors: dict[str, np.ndarray], method: str, head: dict, dim: int, 
     wrong = sorted(own.items() ^ there.items())
     if wrong:
         name = wrong[0][0]
+        outputs = "one number" if labels is None else f"{len(labels)} classes"
         raise UserError(
-            f"a head {method!r} with the options {head}, D = {dim} and {num_classes} classes has "
+            f"a head {method!r} with the options {head}, D = {dim} and {outputs} has "
             f"{name}: {own.get(name, 'no such tensor')}, but given was {there.get(name, 'no such tensor')} "
             f"(names, shapes or types of {len({name for name, _ in wrong})} differ). The options and classes must be "
             "those that it was tuned with."
@@ -240,3 +265,46 @@ def _checked_classes(classes: np.ndarray | list) -> list:
             "strings, all of one kind, in the order of the logits."
         )
     return values
+
+
+def _width(classes: np.ndarray | list | None) -> int:
+    """How many logits there are: C, or the one of a regression."""
+    return 1 if classes is None else len(classes)
+
+
+def _read_outputs(said: dict[str, Any]) -> tuple[list | None, tuple[float, float] | None]:
+    """What a document says of the logits, as `_checked_outputs` gives it."""
+    if said["format"] == 1:  # which knew no regression, whatever the head's options
+        return _checked_classes(said["classes"]), None
+    target = (said["target"]["mean"], said["target"]["scale"])
+    return _checked_outputs(said["head"], said["classes"], target)
+
+
+def _checked_outputs(
+    head: dict[str, Any], classes: np.ndarray | list | None, target: tuple[float, float] | None
+) -> tuple[list | None, tuple[float, float] | None]:
+    """The classes, or else the mean and the scale of the target."""
+    regression = "objective" in head and head["objective"] == "regression"  # every preset is a classification
+    if (classes is None) != regression or (target is not None) != regression:
+        given = [name for name, value in (("classes", classes), ("target", target)) if value is not None]
+        valid = "target and no classes" if regression else "classes and no target"
+        raise UserError(
+            f"the objective of the head is {'regression' if regression else 'classification'}, and it comes with "
+            f"{' and '.join(given) or 'neither classes nor target'}; valid is {valid}. Give what it was tuned with."
+        )
+    return (None, _checked_target(target)) if regression else (_checked_classes(classes), None)
+
+
+def _checked_target(target: tuple[float, float]) -> tuple[float, float]:
+    numbers = np.asarray(target)
+    if (
+        numbers.shape != (2,)
+        or numbers.dtype.kind not in "iuf"
+        or not np.isfinite(numbers).all()
+        or numbers[1] <= 0
+    ):
+        raise UserError(
+            f"target is {target}; valid are two finite numbers, the mean and the scale by which the numbers were "
+            "standardised, the scale above 0."
+        )
+    return float(numbers[0]), float(numbers[1])

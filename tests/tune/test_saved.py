@@ -1,4 +1,4 @@
-"""A saved head gives the same logits anywhere: here, in a fresh process, and by hand from its tensors alone."""
+"""A saved head gives the same outputs anywhere: here, in a fresh process, and by hand from its tensors alone."""
 
 import functools
 import json
@@ -27,13 +27,20 @@ CASES = {
     "nmtune": ("nmtune", {"covariance_weight": 0.1}),
 }
 METHODS = pytest.mark.parametrize("case", CASES)
+TARGET = (1e6, 1e-3)  # of such numbers float32 would keep nothing
+REGRESSIONS = {
+    "official regression": ("nmtune", {"objective": "regression", "expansion": 2}),
+    "paper regression": ("nmtune", {"objective": "regression", "preset": "paper"}),
+    "mlp regression": ("mlp", {"objective": "regression"}),
+}
 
 
 @functools.cache
 def tuned(case):
     """The Task and (params, stats) as they might be after training: no value is at its start."""
-    method, head = CASES[case]
-    task = plugin.find("tune", method, "make").make(dim=D, num_classes=C, **head)
+    method, head = (CASES | REGRESSIONS)[case]
+    width = 1 if case in REGRESSIONS else C
+    task = plugin.find("tune", method, "make").make(dim=D, num_classes=width, **head)
     batch = {"x": X[:, None], "y": np.arange(7) % C}
     params, _, stats = jax.jit(task.init)(jax.random.key(0), batch)
     moved = lambda leaf: leaf + 0.3 * RNG.uniform(size=leaf.shape).astype(np.float32)  # noqa: E731
@@ -41,9 +48,10 @@ def tuned(case):
 
 
 def save(path, case, **changes):
-    method, head = CASES[case]
+    method, head = (CASES | REGRESSIONS)[case]
     _, params, stats = tuned(case)
-    given = {"method": method, "head": head, "classes": CLASSES, "params": params, "stats": stats}
+    outputs = {"classes": None, "target": TARGET} if case in REGRESSIONS else {"classes": CLASSES}
+    given = {"method": method, "head": head, "params": params, "stats": stats} | outputs
     saved.save(path, **(given | changes))
     return path
 
@@ -95,7 +103,7 @@ def test_results_are_those_of_the_tensors_by_hand(case, tmp_path):
 
 def test_a_fresh_process_needs_the_file_only(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    files = {case: str(save(tmp_path / f"{case}.safetensors", case)) for case in CASES}
+    files = {case: str(save(tmp_path / f"{case}.safetensors", case)) for case in (*CASES, *REGRESSIONS)}
     program = (
         "import json, sys, numpy as np\n"
         "from nml_jax.tune import saved\n"
@@ -185,10 +193,14 @@ def test_what_cannot_be_saved(changes, word, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def metadata(file):
+    with safetensors.safe_open(file, "np") as opened:
+        return json.loads(opened.metadata()["nml_jax"])
+
+
 def rewrite(file, change, drop=(), **tensors):
     """Changes the metadata's document and the tensors of a saved head."""
-    with safetensors.safe_open(file, "np") as opened:
-        document = json.loads(opened.metadata()["nml_jax"])
+    document = metadata(file)
     there = safetensors.numpy.load_file(file) | tensors
     kept = {name: value for name, value in there.items() if name not in drop}
     safetensors.numpy.save_file(kept, file, {"nml_jax": json.dumps(document | change)})
@@ -197,7 +209,7 @@ def rewrite(file, change, drop=(), **tensors):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"format": 2, "version": "9.1"}, "format 2, written by nml_jax 9.1, .* up to 1. Upgrade"),
+        ({"format": 3, "version": "9.1"}, "format 3, written by nml_jax 9.1, .* up to 2. Upgrade"),
         ({"format": None}, "not as they were written"),
         ({"method": "prompt"}, "'prompt' is not in nml_jax/tune; it has linear_probe"),
         ({"method": None}, "metadata"),
@@ -265,10 +277,7 @@ def test_files_that_are_no_saved_heads(tmp_path):
 
 
 def test_the_file_says_what_it_is(tmp_path):
-    file = save(tmp_path / "a", "nmtune")
-    with safetensors.safe_open(file, "np") as opened:
-        said = json.loads(opened.metadata()["nml_jax"])
-    assert said == {
+    assert metadata(save(tmp_path / "a", "nmtune")) == {
         "format": 1,
         "version": nml_jax.__version__,
         "method": "nmtune",
@@ -291,3 +300,132 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save(file, "linear_probe", classes=[1, 2, 3])
     assert file.read_bytes() == old
     assert list(tmp_path.iterdir()) == [file]
+
+
+# Regression
+
+
+@pytest.mark.parametrize("case", REGRESSIONS)
+def test_a_regression_gives_the_numbers(case, tmp_path):
+    file = save(tmp_path / "head.safetensors", case, facts={"data": "sts-b"})
+    head = saved.load(file)
+    x = np.concatenate([X] * 50)
+    z, outputs = by_hand(file, x.astype(np.float64))
+    mean, scale = metadata(file)["target"].values()
+    numbers = head.predict(x)
+    assert (numbers.shape, numbers.dtype) == ((350,), np.float64)
+    np.testing.assert_allclose((numbers - mean) / scale, outputs[:, 0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head.logits(x), outputs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head.transform(x), z, rtol=1e-5, atol=1e-5)
+    assert (head.target, head.classes, head.facts, head.dim) == (TARGET, None, {"data": "sts-b"}, D)
+    task, params, stats = tuned(case)
+    np.testing.assert_array_equal(head.logits(x), trainer.predict(task, (params, {}, stats), x))
+
+
+def test_a_regression_has_no_probabilities(tmp_path):
+    head = saved.load(save(tmp_path / "a", "mlp regression"))
+    with pytest.raises(UserError, match="is a regression, .* no classes; .* Use predict"):
+        head.predict_proba(X)
+    with pytest.raises(UserError, match=r"shape \(7, 5\)"):
+        head.predict(X[:, :5])
+
+
+def test_the_file_of_a_regression_says_what_it_is(tmp_path):
+    file = save(tmp_path / "a", "paper regression", target=(np.float32(0.1), np.int64(3)))
+    assert metadata(file) == {
+        "format": 2,
+        "version": nml_jax.__version__,
+        "method": "nmtune",
+        "head": {"objective": "regression", "preset": "paper"},
+        "dim": D,
+        "classes": None,
+        "target": {"mean": float(np.float32(0.1)), "scale": 3.0},
+        "facts": {},
+    }
+
+
+def test_the_file_is_a_header_and_numbers(tmp_path):
+    """Nothing in it could be a pickle: after the JSON header all bytes belong to float32 tensors."""
+    content = save(tmp_path / "a", "official regression").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    tensors = json.loads(content[8:start])
+    del tensors["__metadata__"]
+    assert {tensor["dtype"] for tensor in tensors.values()} == {"F32"}
+    places = sorted(tensor["data_offsets"] for tensor in tensors.values())
+    assert [first for first, _ in places] == [0, *(last for _, last in places[:-1])]
+    assert start + places[-1][1] == len(content)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "word"),
+    [
+        ("mlp regression", {"target": None}, "is regression, .* neither classes nor target; valid is target"),
+        ("mlp regression", {"classes": ["a"]}, "is regression, and it comes with classes and target"),
+        ("mlp regression", {"classes": ["a"], "target": None}, "comes with classes; valid is target"),
+        (
+            "mlp",
+            {"target": TARGET},
+            "is classification, .* classes and target; valid is classes and no target",
+        ),
+        ("linear_probe", {"classes": None, "target": TARGET}, "is classification, and it comes with target"),
+        ("nmtune", {"classes": None}, "neither classes nor target; valid is classes"),
+        ("mlp regression", {"target": (0.0, 0.0)}, "the scale above 0"),
+        ("mlp regression", {"target": (0.0, -1.0)}, "the scale above 0"),
+        ("mlp regression", {"target": (np.nan, 1.0)}, "two finite numbers"),
+        ("mlp regression", {"target": (0.0, np.inf)}, "two finite numbers"),
+        ("mlp regression", {"target": (0.0,)}, "two finite numbers"),
+        ("mlp regression", {"target": 3.0}, "two finite numbers"),
+        ("mlp regression", {"target": ("0", "1")}, "two finite numbers"),
+        (
+            "mlp regression",
+            {"head": {"objective": "regression", "expansion": 2}},
+            r"one number has params/mlp/expand/bias: float32\[12\], but given was float32\[24\]",
+        ),
+    ],
+)
+def test_what_cannot_be_saved_of_a_regression(case, changes, word, tmp_path):
+    with pytest.raises(UserError, match=word):
+        save(tmp_path / "a", case, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"target": None}, "not as they were written"),
+        ({"target": [0.0, 1.0]}, "not as they were written"),
+        ({"target": {"mean": 0.0}}, "not as they were written"),
+        ({"target": {"mean": 0.0, "scale": 0.0}}, "the scale above 0"),
+        ({"target": {"mean": 0.0, "scale": -2.0}}, "the scale above 0"),
+        ({"target": {"mean": float("nan"), "scale": 1.0}}, "two finite numbers"),
+        ({"target": {"mean": 0.0, "scale": float("inf")}}, "two finite numbers"),
+        ({"target": {"mean": 0.0, "scale": "1"}}, "two finite numbers"),
+        ({"target": {"mean": 10**400, "scale": 1.0}}, "cannot be loaded"),
+        ({"classes": ["a"]}, "comes with classes and target"),
+        ({"format": 1}, "not as they were written"),
+        ({"head": {}}, "is classification"),
+        ({"head": None}, "not as they were written"),
+        ({"head": {"objective": "ranking"}}, "is classification"),
+        ({"dim": 7}, r"one number has .*linear/kernel: float32\[7, 1\], but given was float32\[6, 1\]"),
+    ],
+)
+def test_metadata_that_do_not_fit_a_regression(change, word, tmp_path):
+    rewrite(save(tmp_path / "a.safetensors", "mlp regression"), change)
+    with pytest.raises(UserError, match=word) as error:
+        saved.load(tmp_path / "a.safetensors")
+    assert "a.safetensors" in str(error.value)
+
+
+def test_files_of_format_1_are_read_as_ever(tmp_path):
+    """Such a file could have one class of a head that was tuned as a regression: its logits are still there."""
+    kernel, bias = np.eye(D, C, dtype=np.float32), np.arange(C, dtype=np.float32)
+    said = '{"format": 1, "version": "0.1", "method": "linear_probe", "head": {}, "dim": 6, '
+    said += '"classes": [5, 7, 9], "facts": {}}'
+    tensors = {"params/linear/kernel": kernel, "params/linear/bias": bias}
+    safetensors.numpy.save_file(tensors, tmp_path / "a", {"nml_jax": said})
+    head = saved.load(tmp_path / "a")
+    np.testing.assert_array_equal(head.predict(X), np.array([5, 7, 9])[(X[:, :C] + bias).argmax(axis=1)])
+    assert head.target is None
+    file = save(tmp_path / "b.safetensors", "mlp regression")
+    rewrite(file, {"format": 1, "classes": ["score"], "target": None})
+    assert saved.load(file).logits(X).shape == (7, 1)
