@@ -1,18 +1,21 @@
-"""Asymmetric label noise: labels flip within groups of related classes, or after a transition matrix.
+"""Asymmetric label noise: labels flip within groups of related classes, along pairs, or after a transition matrix.
 
 The journal's asymmetric noise flips labels among the ImageNet classes that WordNet relates to CIFAR-100; which
-fraction its 2.5, 5 and 10 % refer to is not published. Here the ratio holds within each class that can flip.
+fraction its 2.5, 5 and 10 % refer to is not published. Here the ratio holds within each class that can flip. Such a
+relation is a list of classes: write it to a file (`relations` says how) and give `file`.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nml_jax.core.errors import UserError
-from nml_jax.noise import choice, keys
+from nml_jax.noise import choice, keys, relations
 
 CORRUPTS = ("labels",)
+NEEDS = ("class_names",)
 
 
 def corrupt(
@@ -22,21 +25,28 @@ def corrupt(
     ratio: float,
     seed: int,
     ids: Any = None,
-    related: Sequence[Sequence[int]] | None = None,
+    related: Sequence[Sequence] | None = None,
+    pairs: Sequence[Sequence] | None = None,
     transition: Any = None,
+    file: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Flips exactly round(ratio * n_c) labels of each class c that can flip; give `related` or `transition`.
+    """Flips exactly round(ratio * n_c) labels of each class c that can flip; give one of the four relations.
 
     Args:
       labels: (N,) integers in [0, num_classes).
       ratio: fraction in [0, 1] of each class that can flip; a half is rounded to the even neighbour. The realised
         fraction of all samples is smaller when there are classes that never flip.
       ids: N different integers or strings; the row numbers if left out.
-      related: groups of class indices; a label flips to another member of its group, each as likely. A class in
-        no group never flips.
+      related: groups of classes; a label flips to another member of its group, each as likely. A class in no group
+        never flips. A class is an index, or a name if `class_names` are given.
+      pairs: (source, target) or (source, target, weight); a label flips to one of its targets, as likely as their
+        weights say (1 if left out). A class that is no source never flips.
       transition: (C, C), row = clean label; its entries off the diagonal, scaled to sum 1, are the distribution of
         the wrong label. A class with nothing off the diagonal never flips. The diagonal is not used: how many flip
         is the ratio's business.
+      file: a JSON or CSV file of groups or pairs; see `nml_jax.noise.relations`.
+      class_names: C names, what `related`, `pairs` and `file` may call the classes.
 
     Returns:
       (N,) int64.
@@ -46,15 +56,36 @@ def corrupt(
     """
     labels = choice.check_labels(labels, num_classes)
     ratio = choice.check_ratio(ratio)
-    if (related is None) == (transition is None):
+    ways = {"related": related, "pairs": pairs, "transition": transition, "file": file}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
         raise UserError(
-            "Asymmetric noise was given "
-            + ("neither" if related is None else "both")
-            + " of related= and transition="
-            "; valid is exactly one: groups of related classes, or a matrix of num_classes x num_classes."
+            f"Asymmetric noise was given {' and '.join(given) or 'no relation'}; valid is exactly one of related= "
+            "(groups of related classes), pairs= (source, target), transition= (a matrix of num_classes x "
+            "num_classes) and file= (groups or pairs in JSON or CSV)."
         )
-    matrix = _from_groups(related, num_classes) if transition is None else _checked(transition, num_classes)
-    words = keys.words(ids, len(labels))
+    if related is not None:
+        matrix = relations.from_groups(related, num_classes, class_names)
+    elif pairs is not None:
+        matrix = relations.from_pairs(pairs, num_classes, class_names)
+    elif transition is not None:
+        matrix = relations.from_matrix(transition, num_classes)
+    else:
+        matrix = relations.from_file(file, num_classes, class_names)
+    return flip(labels, matrix, ratio=ratio, seed=seed, words=keys.words(ids, len(labels)))
+
+
+def flip(
+    labels: np.ndarray, matrix: np.ndarray, *, ratio: float | np.ndarray, seed: int, words: np.ndarray
+) -> np.ndarray:
+    """(N,) int64: round(ratio * n_c) labels of each class c flip to a class drawn after its row of `matrix`.
+
+    Args:
+      labels: (N,) int64.
+      matrix: (C, C) weights, none negative, diagonal 0; a class with an empty row never flips.
+      ratio: one for all classes, or (C,).
+      words: (N,) uint64, the ids as `keys.words` gives them.
+    """
     flipped = choice.per_class(labels, words, can_flip=matrix.any(axis=1), ratio=ratio, seed=seed)
     uniform = keys.uniforms(words, seed=seed, stream="target")
     noisy = labels.copy()
@@ -65,40 +96,3 @@ def corrupt(
         upper = np.cumsum(matrix[c])  # the first class whose upper bound lies above the uniform number
         noisy[members] = np.searchsorted(upper / upper[-1], uniform[members], side="right")
     return noisy
-
-
-def _from_groups(related: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
-    matrix = np.zeros((num_classes, num_classes))
-    seen: set[int] = set()
-    for group in related:
-        members = np.asarray(group)
-        if members.ndim != 1 or len(members) < 2 or not np.issubdtype(members.dtype, np.integer):
-            raise UserError(
-                f"The related group {group!r} is not valid; a group has two or more class indices."
-            )
-        if members.min() < 0 or members.max() >= num_classes:
-            raise UserError(f"The related group {group!r} names classes outside [0, {num_classes}).")
-        if len(set(members.tolist())) < len(members) or seen & set(members.tolist()):
-            raise UserError(
-                f"The related group {group!r} names a class twice, or one that another group has; valid are groups "
-                "without common classes. For overlapping relations give a transition matrix."
-            )
-        seen |= set(members.tolist())
-        matrix[np.ix_(members, members)] = 1.0
-    np.fill_diagonal(matrix, 0.0)
-    return matrix
-
-
-def _checked(transition: Any, num_classes: int) -> np.ndarray:
-    try:
-        matrix = np.array(transition, np.float64)
-    except (TypeError, ValueError):
-        raise UserError(
-            "transition is not a matrix of numbers; valid is (num_classes, num_classes)."
-        ) from None
-    if matrix.shape != (num_classes, num_classes):
-        raise UserError(f"transition has the shape {matrix.shape}; valid is ({num_classes}, {num_classes}).")
-    if not np.isfinite(matrix).all() or (matrix < 0).any():
-        raise UserError("transition has negative or non-finite entries; valid are probabilities or counts.")
-    np.fill_diagonal(matrix, 0.0)
-    return matrix

@@ -49,7 +49,7 @@ def check_labels(labels: Any, num_classes: int) -> np.ndarray:
 
 
 def per_class(
-    labels: np.ndarray, words: np.ndarray, *, can_flip: np.ndarray, ratio: float, seed: int
+    labels: np.ndarray, words: np.ndarray, *, can_flip: np.ndarray, ratio: float | np.ndarray, seed: int
 ) -> np.ndarray:
     """(N,) bool: round(ratio * n_c) samples of each class c, those whose ids hash lowest in their class.
 
@@ -59,6 +59,7 @@ def per_class(
       labels: (N,) int64.
       words: (N,) uint64, the ids as `keys.words` gives them.
       can_flip: (C,) bool; no sample of the other classes is chosen.
+      ratio: one for all classes, or (C,).
     """
     order = np.lexsort((keys.hashes(words, seed=seed, stream="chosen"), labels))
     counts = np.bincount(labels, minlength=len(can_flip))

@@ -13,14 +13,24 @@ from nml_jax.core.errors import UserError
 
 LABELS = np.repeat(np.arange(5), 40)
 CAPTIONS = np.array([f"caption {i // 2}" for i in range(200)])
-# What a noise model cannot do without, beyond the common arguments.
-NEEDS = {"asymmetric": {"related": [(0, 1), (2, 3, 4)]}}
 
 
-def noise(name: str, **changes):
+@pytest.fixture(scope="module")
+def needs(tmp_path_factory) -> dict[str, dict]:
+    """What a noise model cannot do without, beyond the common arguments."""
+    human = tmp_path_factory.mktemp("human") / "labels.npy"
+    np.save(human, np.where(np.arange(200) % 2, LABELS, (LABELS + 1) % 5))
+    return {
+        "asymmetric": {"related": [(0, 1), (2, 3, 4)]},
+        "human": {"file": str(human)},
+        "instance": {"features": np.random.default_rng(0).standard_normal((200, 6))},
+    }
+
+
+def noise(name: str, needs: dict, **changes):
     module = plugin.find("noise", name, "corrupt")
     options = (
-        {"ratio": 0.0 if name == "none" else 0.2, "seed": 3, "ids": None} | NEEDS.get(name, {}) | changes
+        {"ratio": 0.0 if name == "none" else 0.2, "seed": 3, "ids": None} | needs.get(name, {}) | changes
     )
     if "labels" in module.CORRUPTS:
         return LABELS, module.corrupt(LABELS, num_classes=5, **options)
@@ -28,18 +38,20 @@ def noise(name: str, **changes):
 
 
 @pytest.mark.parametrize("name", plugin.names("noise", "corrupt"))
-def test_noise(name):
-    clean, noisy = noise(name)
-    assert set(plugin.find("noise", name, "corrupt").CORRUPTS) <= {"labels", "captions"}
+def test_noise(name, needs):
+    clean, noisy = noise(name, needs)
+    module = plugin.find("noise", name, "corrupt")
+    assert set(module.CORRUPTS) <= {"labels", "captions"}
+    assert set(getattr(module, "NEEDS", ())) <= {"features", "class_names"}
     assert noisy.shape == clean.shape
     assert (clean != noisy).sum() == (0 if name == "none" else 40)
-    np.testing.assert_array_equal(noisy, noise(name)[1])
-    np.testing.assert_array_equal(clean, noise(name, ratio=0.0)[1])
+    np.testing.assert_array_equal(noisy, noise(name, needs)[1])
+    np.testing.assert_array_equal(clean, noise(name, needs, ratio=0.0)[1])
     for ratio in (-0.1, 1.5, float("nan")):
         with pytest.raises(UserError):
-            noise(name, ratio=ratio)
+            noise(name, needs, ratio=ratio)
     with pytest.raises(UserError):
-        noise(name, ids=np.zeros(200, int))
+        noise(name, needs, ids=np.zeros(200, int))
 
 
 @pytest.mark.parametrize("name", plugin.names("tune", "make"))

@@ -229,8 +229,8 @@ def test_one_class_is_too_few():
 @pytest.mark.parametrize(
     ("how", "word"),
     [
-        ({}, "neither"),
-        ({"related": PAIRS, "transition": TRANSITION}, "both"),
+        ({}, "no relation"),
+        ({"related": PAIRS, "transition": TRANSITION}, "related and transition"),
         ({"related": [[0]]}, "two or more"),
         ({"related": [[0, 6]]}, "outside"),
         ({"related": [[0, 0]]}, "twice"),
