@@ -11,19 +11,25 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nml_jax.core import hosts
 from nml_jax.core.errors import UserError
 
 
-def start(*, compilation_cache: str = "") -> None:
-    """Joins the other processes, if the launcher named a coordinator, and sets up the compilation cache.
+def start(*, compilation_cache: str = "", initialization_timeout: int = 300) -> None:
+    """Joins the other processes of the job, if there are any, and sets up the compilation cache.
 
-    `launch/` sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; without them this is one
-    process. Must run before the first use of a device.
+    They are known from plain variables, Slurm, Kubernetes, Open MPI or a TPU pod (`hosts`); where none of these says
+    otherwise this is one process. Must run before the first use of a device.
+
+    Args:
+      initialization_timeout: seconds to wait for the other processes.
+
+    Raises:
+      UserError: what the environment says is incomplete or wrong, or the processes did not all come in time.
     """
-    if "JAX_COORDINATOR_ADDRESS" in os.environ and not jax.distributed.is_initialized():
-        jax.distributed.initialize(
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]), process_id=int(os.environ["JAX_PROCESS_ID"])
-        )
+    job = None if jax.distributed.is_initialized() else hosts.find(os.environ)
+    if job is not None:
+        hosts.join(job, initialization_timeout)
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
