@@ -24,6 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "augment": {"name": "random_resized_crop", "size": 32, "scale": (0.8, 1.0), "flip": False},
             "evaluate": {"size": 32, "crop_pct": 1.0},
             "eval_batch_size": 256,
+            "num_workers": 0,  # processes that decode and transform; 0: a thread, which small images want
             "in_memory": False,  # keep decoded and augmented images, for small data sets under many encoders
         }
     )

@@ -1,9 +1,11 @@
 """Records -> batches.
 
 source     opens a data set by name: anything in TFDS (array_record), or a plug-in of this folder
-decode     encoded image bytes -> RGB
-augment    training and evaluation transforms by name
+decode     encoded image bytes -> RGB, no more than is asked for (jpeg, fast_jpeg)
+augment    training and evaluation transforms by name (rand_augment)
 pipeline   source -> Grain batches, the same for every number of workers and processes
+mixing     mixup and CutMix, on the device
+inference  a function of every image of a split, in order
 tokenize   captions -> token ids
 glyphs, digits   the embedded data sets
 

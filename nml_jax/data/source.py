@@ -34,14 +34,34 @@ class Source:
         self._columns: dict[str, np.ndarray] = {}
         # A list of all records at once where they are kept: each is then parsed once, not once for each column.
         self._records = list(records) if in_memory else records
-        self._images = [self._decode(i) for i in range(len(records))] if in_memory else None
+        self._images = [self._decoded(i) for i in range(len(records))] if in_memory else None
 
     def __len__(self) -> int:
         return len(self._records)
 
     def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        return self._decode(index) if self._images is None else self._images[index]
+        """(H, W, 3) uint8.
+
+        Raises:
+          Undecodable: a UserError that names the record.
+        """
+        return self.picture(index).rgb()
+
+    def picture(self, index: int, decoder: str = "pillow") -> decode.Pixels | decode.Encoded:
+        """The image before it is decoded, so that a transform decodes what it needs.
+
+        Args:
+          decoder: one of `decode.DECODERS`; without effect on what is in memory.
+
+        Raises:
+          Undecodable: a UserError that names the record; from here or from the picture.
+        """
+        if self._images is None:
+            record = self._records[index]
+            return decode.picture(record["image"], name=self._name_of(index, record), decoder=decoder)
+        if isinstance(self._images[index], decode.Undecodable):
+            raise self._images[index]
+        return decode.Pixels(self._images[index])
 
     def column(self, field: str) -> np.ndarray:
         """The field of every record: (N,) int64 for labels, (N,) str for text.
@@ -59,7 +79,7 @@ class Source:
 
     def ids(self) -> np.ndarray:
         """(N,) stable names of the records, or their indices where the data set has none."""
-        field = next((f for f in ID_FIELDS if f in self._features), None)
+        field = self._id_field()
         return np.arange(len(self)) if field is None else self.column(field)
 
     def num_classes(self, label: str) -> int:
@@ -73,8 +93,25 @@ class Source:
             raise UserError(f"{self.name!r} has no label {label!r}; it has {', '.join(labels) or 'none'}.")
         return self._features[label].num_classes
 
-    def _decode(self, index: int) -> np.ndarray:
-        return decode.rgb(self._records[index]["image"], name=f"{index} of {self.name} {self.split}")
+    def _id_field(self) -> str | None:
+        return next((f for f in ID_FIELDS if f in self._features), None)
+
+    def _name_of(self, index: int, record: dict) -> str:
+        """What messages call a record."""
+        row = f"{index} of {self.name} {self.split}"
+        field = self._id_field()
+        if field is None:
+            return row
+        name = record[field].decode() if isinstance(record[field], bytes) else record[field]
+        return f"{name} ({row})"
+
+    def _decoded(self, index: int) -> np.ndarray | decode.Undecodable:
+        """The image, or why there is none: who asks for it is told."""
+        record = self._records[index]
+        try:
+            return decode.rgb(record["image"], name=self._name_of(index, record))
+        except decode.Undecodable as error:
+            return error
 
 
 @functools.lru_cache(maxsize=32)

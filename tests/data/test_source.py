@@ -55,6 +55,32 @@ def test_a_tfds_folder_opens_by_name(folder):
     assert len(source.open("tiny", "train[:25%]", data_dir=folder)) == 3
 
 
+class Broken(Tiny, skip_registration=True):
+    """Three records, of which the second is cut short."""
+
+    def _generate_examples(self):
+        whole = encoded("RGB", "JPEG")
+        for i, image in enumerate((whole, whole[:-20], whole)):
+            yield i, {"id": f"im{i}", "image": io.BytesIO(image), "label": i}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_an_undecodable_image_is_an_error_when_it_is_asked_for(in_memory, tmp_path):
+    Broken(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    opened = source.open("broken", "train", data_dir=str(tmp_path), in_memory=in_memory)
+    bad = opened.ids().tolist().index("im1")
+    for i in range(3):
+        if i == bad:
+            with pytest.raises(
+                decode.Undecodable, match=rf"record im1 \({bad} of broken train\) cannot be decoded"
+            ):
+                opened.image(i)
+        else:
+            assert opened.image(i).shape == (8, 10, 3)
+            for decoder in decode.DECODERS:
+                np.testing.assert_array_equal(opened.picture(i, decoder).rgb(), opened.image(i))
+
+
 def test_what_is_not_there_is_said(folder):
     with pytest.raises(UserError, match="There is no data set 'tinny'.*Did you mean 'tiny'"):
         source.open("tinny", "train", data_dir=folder)
@@ -74,22 +100,3 @@ def test_tfrecord_folders_are_refused_with_the_command_that_converts_them(folder
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"TFRecord.*tfds convert_format --dataset_dir=.*/tiny "):
         source.open("tiny", "train", data_dir=folder)
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("L", "PNG")]
-)
-def test_every_kind_of_image_becomes_rgb(mode, kind):
-    image = decode.rgb(encoded(mode, kind), name="x")
-    assert image.shape == (8, 10, 3)
-    expected = 55 * 55 / 255 if mode == "CMYK" else 200  # Pillow's CMYK: ink, and black on top of it
-    assert abs(image.astype(int) - expected).max() <= 3
-
-
-def test_undecodable_images_name_their_record():
-    with pytest.raises(UserError, match="record 7 of train cannot be decoded"):
-        decode.rgb(encoded("RGB", "JPEG")[:40], name="7 of train")
-
-
-def test_grey_arrays_get_three_channels():
-    assert decode.rgb(np.zeros((4, 5, 1), np.uint8), name="x").shape == (4, 5, 3)
