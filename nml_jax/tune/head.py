@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from nml_jax.models.norm import BatchNorm
+
 PyTree = Any
 
 # nn.Linear: kaiming_uniform(a=sqrt(5)) is U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -83,34 +85,6 @@ class Scale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(N, D) -> (N, D)."""
         return x * self.param("scale", nn.initializers.constant(self.initial), (x.shape[-1],))
-
-
-class BatchNorm(nn.Module):
-    """torch.nn.BatchNorm1d: momentum 0.1, eps 1e-5, biased variance in the batch, unbiased in the running one.
-
-    flax.linen.BatchNorm keeps the biased running variance, which differs by N / (N - 1).
-    """
-
-    momentum: float = 0.1
-    eps: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """(N, D) -> (N, D)."""
-        rows, dim = x.shape
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (dim,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (dim,))
-        if train:
-            mean, var = x.mean(axis=0), x.var(axis=0)
-            if not self.is_initializing():
-                unbiased = var * (rows / max(rows - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        scale = self.param("scale", nn.initializers.ones, (dim,))
-        bias = self.param("bias", nn.initializers.zeros, (dim,))
-        return (x - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
 
 
 def features(head: Head, params: PyTree, stats: PyTree, x: jax.Array) -> jax.Array:
