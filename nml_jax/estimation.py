@@ -83,9 +83,10 @@ def tune(estimator: BaseEstimator, x: np.ndarray, y: np.ndarray, split: Split, n
 def applied(estimator: BaseEstimator) -> saved.SavedHead:
     """The head, as one that is loaded from a file."""
     check_is_fitted(estimator, "params_")
-    classes = getattr(estimator, "classes_", np.zeros(1))  # of a regressor there is one output
+    classes = getattr(estimator, "classes_", None)
+    target = None if classes is not None else (estimator.target_mean_, estimator.target_scale_)
     dim, trees = estimator.n_features_in_, (estimator.params_, estimator.stats_)
-    return saved.SavedHead(estimator._method, estimator._options, classes, dim, {}, *trees)
+    return saved.SavedHead(estimator._method, estimator._options, classes, dim, {}, *trees, target)
 
 
 def outputs(estimator: BaseEstimator, X: ArrayLike) -> np.ndarray:

@@ -37,6 +37,11 @@ def analyse(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """The line, of kind "curvature"; see `hessian.of_head` for its numbers."""
     del workdir
     head = saved.load(config.inputs.head)
+    if head.target is not None:
+        raise UserError(
+            f"The head in {config.inputs.head!r} is a regression, and the curvature is that of a classifier's loss. Give a "
+            "classifier's head."
+        )
     if config.inputs.train:
         x, labels = files.read(config.inputs.train)
         _, places, y = files.encode(head.classes, labels, names=("the head", repr(config.inputs.train)))

@@ -94,7 +94,10 @@ def build(
         params, frozen, stats = task.init(jax.random.wrap_key_data(lane["init"]), batch)
         frozen = {**frozen, **lane["frozen"]}
         opt_state = optimizer(lane).init(params)
-        return TrainState(step=jnp.int32(0), params=params, frozen=frozen, stats=stats, opt_state=opt_state)
+        step = jnp.int32(0)
+        return TrainState(
+            step=step, params=params, frozen=frozen, stats=stats, opt_state=opt_state, average={}
+        )
 
     def step(state: TrainState, lane: Lane, batch: dict, rng: jax.Array) -> tuple[TrainState, Metrics]:
         grad_fn = jax.grad(task.loss, has_aux=True)

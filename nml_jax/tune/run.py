@@ -49,6 +49,11 @@ def check(config: ConfigDict) -> None:
         )
     # Two features and two classes: enough to find what is wrong with the options.
     plugin.call(method.make, "head", dim=2, num_classes=2, **config.head)
+    if artifacts.plain(config.head).get("objective", "classification") != "classification":
+        raise UserError(
+            f"head.objective={config.head.objective!r} is for numbers, and this stage tunes on class labels; valid: "
+            "classification. For numbers there is nml_jax.NMTuneRegressor."
+        )
     plugin.call(optim.make, "optim", total_steps=1, **config.optim)
     sweep.check(config, method.SWEEPABLE)
 
