@@ -30,7 +30,7 @@ test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
 benchmark-heads: $(VENV)/.peers
-	$(BIN)/python benchmarks/heads.py $(ARGS)
+	$(BIN)/python -m benchmarks.heads $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

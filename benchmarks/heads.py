@@ -12,12 +12,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
 import optax
-import published
 import torch
 
+from benchmarks import measure, published
 from nml_jax.core import optim
 from nml_jax.tune import memory, nmtune, program, runs, trainer
 
@@ -45,7 +44,7 @@ def main() -> None:
     if "sweep" in sections:
         measure.write_section("heads: sweep", sweep([int(d) for d in args.dims.split(",")], args.rounds))
     if "job" in sections and args.data_dir:
-        import heads_job
+        from benchmarks import heads_job
 
         sizes = {"rows": args.rows, "test_rows": 10_000, "epochs": 30}
         measure.write_section("heads: job", heads_job.run(args.data_dir, args.workdir, **sizes))

@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import heads
 import jax
-import measure
 import numpy as np
-import published
 import torch
 from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks import heads, measure, published
 from configs.features import default
 from configs.pretrain import tiny_imagenet32
 from nml_jax.core import checkpoint, stage
