@@ -4,16 +4,19 @@ python -m nml_jax.main --config=configs/<stage>/<name>.py[:smoke] --workdir=DIR 
 """
 
 import difflib
+import errno
 import os
 import runpy
+import signal
 import sys
 import textwrap
 from pathlib import Path
+from types import FrameType
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from nml_jax.core.errors import UserError
+from nml_jax.core.errors import Preempted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/<stage>/<name>.py[:smoke]", lock_config=True
@@ -28,6 +31,7 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
         return 0
     try:
+        signal.signal(signal.SIGTERM, _terminated)
         _parse(argv)
         # Imported only now: a mistyped flag should not wait for JAX.
         from nml_jax.core import runtime, stage
@@ -39,10 +43,26 @@ def main(argv: list[str]) -> int:
         text = textwrap.fill(f"error: {error}", 100, break_long_words=False, break_on_hyphens=False)
         print(text, file=sys.stderr)
         return 2
+    except Preempted as stopped:
+        print(f"\nSIGTERM: {stopped} The same command goes on from here.", file=sys.stderr)
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: the disk is full ({error}). What was finished is whole; make room, and the same command goes on.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """While training, `core.preemption` listens in its place; elsewhere nothing is lost by stopping at once."""
+    raise Preempted("nothing was being trained.")
 
 
 def _parse(argv: list[str]) -> None:

@@ -46,6 +46,6 @@ def test_pretraining_has_a_model_that_traces(name):
     """Shapes only: nothing is computed, so the ImageNet configs are as cheap as the others."""
     config = get_config(name)
     plugin.find("pretrain", config.objective, "prepare").check(config)
-    config.model.options.stem = "stam"
-    with pytest.raises(UserError, match="valid: imagenet, cifar, half"):
+    config.model.options.variant = "vit_x17"
+    with pytest.raises(UserError, match="valid: (resnet10|vit_)"):
         plugin.find("pretrain", config.objective, "prepare").check(config)

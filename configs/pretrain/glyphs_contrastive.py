@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "warmup_steps": 50,
         }
     )
-    del c.loss
+    del c.loss, c.mixing
     if arg != "smoke":
         c.batch_size, c.epochs = 64, 3
     return c

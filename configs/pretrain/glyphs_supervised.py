@@ -30,13 +30,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "eval_batch_size": 256,
             "in_memory": True,
             "num_workers": 0,
+            "decoder": "pillow",
+            "repeats": 1,  # how often a record comes in a batch, each time augmented anew
+            "max_undecodable": 0.001,  # more images than this fraction that cannot be decoded end the run
         }
     )
     c.noise = ConfigDict({"name": "symmetric", "ratio": 0.0, "seed": 0, "options": {}})
     c.model = ConfigDict(
         {"name": "resnet", "options": {"stages": (1, 1, 1), "width": 16, "stem": "imagenet"}}
     )
-    c.loss = ConfigDict({"label_smoothing": 0.0})
+    c.mixing = ConfigDict({"mixup": 0.0, "cutmix": 0.0, "probability": 1.0, "switch": 0.5})
+    c.loss = ConfigDict({"name": "cross_entropy", "label_smoothing": 0.0, "target_threshold": 0.0})
     c.optim = ConfigDict(
         {
             "name": "adamw",
@@ -46,11 +50,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "warmup_steps": 50,
         }
     )
+    c.average_decay = 0.0  # of the moving average of the parameters that is evaluated and used; 0: none
     c.batch_size = 32
+    c.accumulate = 1  # microbatches a step
     c.epochs = 2
     c.mesh = ConfigDict({"fsdp": 1})
     c.save_every = 250
     c.log_every = 25
+    c.eval_every = 0  # steps between evaluations; 0: at the end only
     c.progress = True
     if arg == "smoke":
         c.data.train, c.data.test = "train[:512]", "test[:256]"

@@ -69,9 +69,23 @@ def make(
     if name == "adamw":
         tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
     elif name == "lamb":
-        tx = optax.lamb(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+        tx = _lamb(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
     elif name == "sgd":  # torch.optim.SGD: the decay is part of the gradient that momentum averages
         tx = optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.sgd(rate, momentum=momentum))
     else:
         raise UserError(f"Unknown optimiser {name!r}; valid: {', '.join(OPTIMIZERS)}.")
     return optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx
+
+
+def _lamb(rate: Callable, *, b1: float, b2: float, eps: float, weight_decay: Scalar, mask: Callable | None):
+    """LAMB (You et al. 2020) as timm has it: what does not decay is not scaled by its norm either (plain Adam).
+
+    optax.lamb scales all parameters. timm also clips the gradients to a global norm of 1 (`clip_norm=1.0` here).
+    """
+    ratio = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(ratio, mask) if mask else ratio,
+        optax.scale_by_learning_rate(rate),
+    )

@@ -50,13 +50,14 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception:
-        _any_process(True)
+        any_process(True)
         raise
-    if _any_process(False):
+    if any_process(False):
         raise UserError("Another process stopped with an error; its message says what to do.")
 
 
-def _any_process(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process; all of them must ask."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
@@ -86,3 +87,14 @@ def gather(array: jax.Array) -> np.ndarray:
     if jax.process_count() > 1:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes one after another, on every process; each process may have another number of them."""
+    if jax.process_count() == 1:
+        return rows
+    counts = multihost_utils.process_allgather(np.array(len(rows)))
+    padded = np.zeros((int(counts.max()), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    parts = multihost_utils.process_allgather(padded)
+    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -10,8 +10,13 @@ PyTree = Any
 Batch = dict[str, jax.Array]
 
 
+def _as_it_is(batch: Batch, rng: jax.Array) -> Batch:
+    del rng
+    return batch
+
+
 class Task(NamedTuple):
-    """A method in three pure functions.
+    """A method in three pure functions, and a fourth where the batch is changed on the device first.
 
     `params` is what the optimiser moves, `frozen` what it must not (a backbone), `stats` what a forward pass
     updates (BatchNorm statistics). `frozen` is an argument of the jitted step, never a closure, which would
@@ -21,9 +26,11 @@ class Task(NamedTuple):
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree, PyTree]]
     """(rng, batch of `jax.ShapeDtypeStruct` or arrays) -> (params, frozen, stats)."""
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
-    """(params, frozen, stats, batch, rng) -> (loss, (new stats, scalar metrics))."""
+    """(params, frozen, stats, batch, rng) -> (loss, (new stats, scalar metrics)): means over the rows of the batch."""
     predict: Callable[..., Any]
     """(params, frozen, stats, batch) -> logits (B, C), or what the objective's evaluation wants."""
+    prepare: Callable[[Batch, jax.Array], Batch] = _as_it_is
+    """(batch, rng) -> batch: what mixes rows of the whole global batch (mixup), before it is cut into microbatches."""
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -34,3 +41,10 @@ class TrainState(flax.struct.PyTreeNode):
     frozen: PyTree
     stats: PyTree
     opt_state: PyTree
+    average: PyTree
+    """{"params", "stats"}: exponential moving averages of both, or {} where there are none."""
+
+    @property
+    def tuned(self) -> tuple[PyTree, PyTree]:
+        """(params, stats) to evaluate with: their averages where there are some."""
+        return (self.average["params"], self.average["stats"]) if self.average else (self.params, self.stats)

@@ -9,9 +9,11 @@ import fcntl
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,12 +25,28 @@ from nml_jax.data import decode
 # Fields that name a record for good, best first; a data set without one is keyed by the index in its split.
 ID_FIELDS = ("id", "file_name", "image/filename", "tfds_id")
 
+# Records; they hold their encoded images.
+_READ_AT_ONCE = 256
+
 
 class Source:
     """One split of a data set: images by index, labels and captions as columns."""
 
-    def __init__(self, name: str, split: str, records: Sequence[dict], features: Any, *, in_memory: bool):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        records: Sequence[dict],
+        features: Any,
+        *,
+        in_memory: bool,
+        folder: str | os.PathLike = "",
+    ):
+        """Args:
+        folder: where the data set is; its columns are kept there, in `.columns`. "" keeps none.
+        """
         self.name, self.split = name, split
+        self._folder = None if in_memory or not folder else Path(folder) / ".columns"
         self.in_memory = in_memory
         self._features = features
         self._columns: dict[str, np.ndarray] = {}
@@ -38,6 +56,10 @@ class Source:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __getstate__(self) -> dict:
+        """What a worker process gets: it needs images, and the names of a million records are large."""
+        return self.__dict__ | {"_columns": {}}
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8.
@@ -71,11 +93,52 @@ class Source:
         """
         if field not in self._features:
             raise UserError(f"{self.name!r} has no field {field!r}; it has {', '.join(self._features)}.")
-        if field not in self._columns:
-            values = [self._records[i][field] for i in range(len(self))]
-            texts = isinstance(values[0], bytes)
-            self._columns[field] = np.array([v.decode() for v in values]) if texts else np.asarray(values)
+        if field not in self._columns and not self._load(field):
+            self._read(field)
         return self._columns[field]
+
+    def _read(self, field: str) -> None:
+        """Reads the column, and the labels and ids with it: a large data set must be read as a whole, but once."""
+        labels = [f for f in self._features if hasattr(self._features[f], "num_classes")]
+        values: dict[str, list] = {f: [] for f in {field, self._id_field() or field, *labels}}
+        for start in range(0, len(self), _READ_AT_ONCE):
+            rows = range(start, min(start + _READ_AT_ONCE, len(self)))
+            several = getattr(self._records, "__getitems__", lambda rows: [self._records[i] for i in rows])
+            for record in several(rows):
+                for name, column in values.items():
+                    column.append(record[name])
+        for name, column in values.items():
+            texts = isinstance(column[0], bytes)
+            self._columns[name] = np.array([v.decode() for v in column]) if texts else np.asarray(column)
+            self._keep(name)
+
+    def _file(self, field: str) -> Path:
+        return self._folder / f"{quote(self.split, safe='')}-{quote(field, safe='')}.npy"
+
+    def _load(self, field: str) -> bool:
+        if self._folder is None or not self._file(field).exists():
+            return False
+        try:
+            column = np.load(self._file(field))
+        except (OSError, ValueError, EOFError):
+            return False
+        if len(column) != len(self):
+            return False
+        self._columns[field] = column
+        return True
+
+    def _keep(self, field: str) -> None:
+        """Writes the column beside the data, where that is allowed; reading a large data set takes long."""
+        if self._folder is None or self._columns[field].dtype == object:
+            return
+        try:
+            self._folder.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".aside", delete=False) as file:
+                np.save(file, self._columns[field])
+            os.chmod(file.name, 0o644)  # data sets are shared
+            os.replace(file.name, self._file(field))
+        except OSError:
+            pass
 
     def ids(self) -> np.ndarray:
         """(N,) stable names of the records, or their indices where the data set has none."""
@@ -92,6 +155,15 @@ class Source:
         if label not in labels:
             raise UserError(f"{self.name!r} has no label {label!r}; it has {', '.join(labels) or 'none'}.")
         return self._features[label].num_classes
+
+    def class_names(self, label: str) -> list[str]:
+        """Names of the classes of the label field `label`, in order; their numbers where they have none.
+
+        Raises:
+          UserError: there is no such label.
+        """
+        self.num_classes(label)
+        return list(self._features[label].names)
 
     def _id_field(self) -> str | None:
         return next((f for f in ID_FIELDS if f in self._features), None)
@@ -134,7 +206,12 @@ def open(name: str, split: str, *, data_dir: str = "", in_memory: bool = False) 
     else:
         builder = _tfds_builder(name, base, data_dir)
     return Source(
-        name, split, _records(builder, name, split, data_dir), builder.info.features, in_memory=in_memory
+        name,
+        split,
+        _records(builder, name, split, data_dir),
+        builder.info.features,
+        in_memory=in_memory,
+        folder=builder.data_path,
     )
 
 

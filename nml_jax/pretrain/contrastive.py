@@ -54,12 +54,13 @@ def prepare(config: ConfigDict, source: Source, supervision: np.ndarray, workdir
     task = make_task(config, image_model, text_model)
 
     def evaluate(state: Any, test: Source) -> dict[str, float]:
+        params, stats = state.tuned
         embed = jax.jit(lambda params, tokens: _text(text_model, params, tokens))
 
         def texts(captions: np.ndarray) -> np.ndarray:
-            return np.asarray(embed(state.params, tokenize.encode(tokenizer, captions, config.text.length)))
+            return np.asarray(embed(params, tokenize.encode(tokenizer, captions, config.text.length)))
 
-        images = inference.run(encode(config), (state.params, state.stats), test, config.data)
+        images = inference.run(encode(config), (params, stats), test, config.data)
         return zero_shot.evaluate(images, test.column(config.data.label), texts, source, config)
 
     tokens = tokenize.encode(tokenizer, supervision, config.text.length)
@@ -68,6 +69,11 @@ def prepare(config: ConfigDict, source: Source, supervision: np.ndarray, workdir
 
 def check(config: ConfigDict) -> None:
     """Raises a UserError where the towers and their options do not work."""
+    if config.accumulate > 1:
+        raise UserError(
+            f"accumulate={config.accumulate} is not possible here: every pair is compared with all others of the "
+            "batch, which microbatches do not see. Give 1, and a smaller batch or --config.model.options.remat=block."
+        )
     tokens = jax.ShapeDtypeStruct((2, config.text.length), "int32")
     trace(config, make_task(config, *towers(config)), encode(config), tokens=tokens)
 
@@ -92,9 +98,10 @@ def make_task(config: ConfigDict, image_model: Any, text_model: Any) -> Task:
 
     def init(rng: jax.Array, batch: Batch) -> tuple[Any, Any, Any]:
         rng_image, rng_text = jax.random.split(rng)
-        image = normalized(config, jnp.zeros(batch["image"].shape, jnp.uint8))
-        image_variables = image_model.init(rng_image, image, train=True)
-        text_variables = text_model.init(rng_text, jnp.ones(batch["tokens"].shape, jnp.int32), train=True)
+        image = normalized(config, jnp.zeros((2, *batch["image"].shape[1:]), jnp.uint8))
+        image_variables = image_model.init(rng_image, image, train=False)
+        tokens = jnp.ones((2, *batch["tokens"].shape[1:]), jnp.int32)
+        text_variables = text_model.init(rng_text, tokens, train=False)
         params = {
             "image": image_variables["params"],
             "text": text_variables["params"],
@@ -103,18 +110,19 @@ def make_task(config: ConfigDict, image_model: Any, text_model: Any) -> Task:
         return params, {}, {"image": image_variables.get("batch_stats", {})}
 
     def loss(params: Any, frozen: Any, stats: Any, batch: Batch, rng: jax.Array):
-        del frozen, rng
+        del frozen
         (_, out), updated = image_model.apply(
             {"params": params["image"], "batch_stats": stats["image"]},
             normalized(config, batch["image"]),
             train=True,
             mutable=["batch_stats"],
+            rngs={"dropout": rng},
         )
         image, text = unit(out["features"]), _text(text_model, params, batch["tokens"])
         scale = jnp.minimum(jnp.exp(params["log_scale"]), LARGEST_SCALE)
         matched = ((image @ text.T).argmax(-1) == jnp.arange(len(image))).mean()
         value = info_nce(image, text, scale)
-        return value, ({"image": updated["batch_stats"]}, {"accuracy": matched, "logit_scale": scale})
+        return value, ({"image": updated.get("batch_stats", {})}, {"accuracy": matched, "logit_scale": scale})
 
     def predict(params: Any, frozen: Any, stats: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         del frozen

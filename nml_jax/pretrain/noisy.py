@@ -1,5 +1,6 @@
 """The clean column of a source, corrupted; what was done is recorded in noise.npz."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ from ml_collections import ConfigDict
 
 from nml_jax.core import plugin, runtime
 from nml_jax.core.errors import UserError
+from nml_jax.data import augment, decode
 from nml_jax.data.source import Source
 from nml_jax.noise import record
 
@@ -30,18 +32,23 @@ def check(config: ConfigDict, supervision: str) -> None:
         )
 
 
-def check_options(config: ConfigDict, supervision: str, num_classes: int) -> None:
+def check_options(config: ConfigDict, supervision: str, source: Source) -> None:
     """Raises a UserError for an option that the noise model does not have, or that does not fit the classes."""
     module = plugin.find("noise", config.noise.name, "corrupt")
+    options = dict(config.noise.options)
     # A label of each class, or three captions: enough to find what is wrong with the options.
     common = {"ratio": 0.0, "seed": config.noise.seed, "ids": None}
-    if supervision == "labels":
-        labels = np.arange(num_classes)
-        plugin.call(
-            module.corrupt, "noise.options", labels, num_classes=num_classes, **common, **config.noise.options
-        )
-    else:
-        plugin.call(module.sources, "noise.options", ["a", "b", "c"], **common, **config.noise.options)
+    if supervision == "captions":
+        plugin.call(module.sources, "noise.options", ["a", "b", "c"], **common, **options)
+        return
+    classes = source.num_classes(config.data.label)
+    if hasattr(module, "check_options"):
+        plugin.call(module.check_options, "noise.options", num_classes=classes, **options)
+        return
+    labels = np.arange(classes)
+    needs = {"class_names": source.class_names(config.data.label), "features": np.ones((classes, 2))}
+    needs = {name: value for name, value in needs.items() if name in getattr(module, "NEEDS", ())}
+    plugin.call(module.corrupt, "noise.options", labels, num_classes=classes, **common, **needs, **options)
 
 
 def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> tuple[np.ndarray, float]:
@@ -57,7 +64,10 @@ def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> 
     if kind == "labels":
         clean = source.column(config.data.label)
         classes = source.num_classes(config.data.label)
-        noisy = plugin.call(module.corrupt, "noise.options", clean, num_classes=classes, **common, **options)
+        needs = {name: _needed(name, config, source) for name in getattr(module, "NEEDS", ())}
+        noisy = plugin.call(
+            module.corrupt, "noise.options", clean, num_classes=classes, **common, **needs, **options
+        )
         before, after = clean, noisy
     else:
         captions = source.column(config.data.caption)
@@ -76,3 +86,19 @@ def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> 
             seed=seed,
         )
     return noisy, float(np.mean(before != after))
+
+
+def _needed(name: str, config: ConfigDict, source: Source) -> list[str] | np.ndarray:
+    """What a noise model takes beyond the labels."""
+    if name == "class_names":
+        return source.class_names(config.data.label)
+    # "features": the pixels at no more than 32 x 32, normalised as the encoder gets them.
+    size = min(config.data.evaluate.size, 32)
+    transform = augment.center_crop(size=size, crop_pct=1.0)
+    pixels = np.zeros((len(source), size * size * 3), np.uint8)
+    for row in range(len(source)):
+        # What cannot be decoded has no say in what it is taken for, and will be replaced anyway.
+        with contextlib.suppress(decode.Undecodable):
+            pixels[row] = transform(source.image(row)).reshape(-1)
+    mean, std = (np.tile(np.asarray(v, np.float32), size * size) for v in (config.data.mean, config.data.std))
+    return (pixels / np.float32(255) - mean) / std

@@ -1,5 +1,6 @@
 """Losses against NumPy, training on 1 and 8 devices, and what a run leaves behind."""
 
+import contextlib
 import json
 
 import jax
@@ -12,7 +13,7 @@ from nml_jax.core import mesh as meshes
 from nml_jax.core.errors import UserError
 from nml_jax.data import augment, pipeline, source
 from nml_jax.noise import record
-from nml_jax.pretrain import contrastive, supervised
+from nml_jax.pretrain import contrastive, run, supervised
 from nml_jax.pretrain.objective import image_encoder
 
 OBJECTIVES = {"supervised": glyphs_supervised, "contrastive": glyphs_contrastive}
@@ -49,7 +50,8 @@ def test_cross_entropy_with_smoothing_against_numpy(data_dir):
         "label": np.arange(8) % 7,
     }
     params, _, stats = task.init(jax.random.key(0), batch)
-    loss, (_, metrics) = task.loss(params, {}, stats, batch, jax.random.key(1))
+    prepared = task.prepare(batch, jax.random.key(2))
+    loss, (_, metrics) = task.loss(params, {}, stats, prepared, jax.random.key(1))
     image = augment.normalize(batch["image"], augment.IMAGENET_MEAN, augment.IMAGENET_STD)
     (logits, _), _ = model.apply(
         {"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"]
@@ -63,34 +65,36 @@ def test_cross_entropy_with_smoothing_against_numpy(data_dir):
 
 def train(config, data_dir: str, workdir, *, mesh, steps: int):
     """A few steps of the loop on `mesh`."""
+    workdir.mkdir(exist_ok=True)
     data = source.open(config.data.name, "train[:512]", data_dir=data_dir, in_memory=True)
     prepared = supervised.prepare(config, data, data.column("label"), str(workdir))
+    config.batch_size = 64
     iterator = pipeline.train_iterator(
         data,
         prepared.targets,
         augment=augment.make(**config.data.augment),
         batch_size=64,
         seed=0,
-        num_workers=0,
+        num_workers=config.data.num_workers,
     )
-    spec = {
-        "image": jax.ShapeDtypeStruct((64, 32, 32, 3), "uint8"),
-        "label": jax.ShapeDtypeStruct((64,), "int32"),
-    }
-    return loop.train(
-        prepared.task,
-        optim.make("sgd", learning_rate=2e-3, total_steps=12),
-        iterator,
-        batch_spec=spec,
-        total_steps=steps,
-        mesh=mesh,
-        seed=0,
-        workdir=str(workdir),
-        save_every=3,
-        log_every=2,
-        description="test",
-        progress=False,
-    )
+    with contextlib.closing(iterator):
+        return loop.train(
+            prepared.task,
+            optim.make("sgd", learning_rate=2e-3, total_steps=12),
+            iterator,
+            loop.Options(
+                total_steps=steps,
+                seed=0,
+                save_every=3,
+                log_every=2 - steps % 2,
+                progress=False,
+                average_decay=config.average_decay,
+            ),
+            batch_spec=run.batch_spec(config, prepared.targets),
+            ids=data.ids(),
+            mesh=mesh,
+            workdir=str(workdir),
+        )
 
 
 def meshes_to_compare():
@@ -113,20 +117,34 @@ def test_eight_devices_train_like_one(data_dir, tmp_path, monkeypatch):
     assert any("fsdp" in s for s in specs)
 
 
-@pytest.mark.parametrize("devices", ["1", "8"])
-def test_resume_is_bitwise(devices, data_dir, tmp_path):
+@pytest.mark.parametrize(("devices", "workers"), [("1", 0), ("8", 0), ("8", 2)])
+def test_resume_is_bitwise(devices, workers, data_dir, tmp_path):
+    """Mixed images, averages, and the data's position within an epoch of 8 steps, with worker processes too."""
     mesh = meshes_to_compare()[devices]
     config = smoke("supervised", data_dir)
-    whole = train(config, data_dir, tmp_path / "whole", mesh=mesh, steps=8)
-    train(config, data_dir, tmp_path / "parts", mesh=mesh, steps=4)
-    parts = train(config, data_dir, tmp_path / "parts", mesh=mesh, steps=8)
-    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    config.mixing.update(mixup=0.2, cutmix=1.0)
+    config.average_decay, config.data.num_workers = 0.9, workers
+    whole = train(config, data_dir, tmp_path / "whole", mesh=mesh, steps=10)
+    train(config, data_dir, tmp_path / "parts", mesh=mesh, steps=6)
+    parts = train(config, data_dir, tmp_path / "parts", mesh=mesh, steps=10)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(parts))
 
     def metrics(name):
         lines = writer.read_lines(tmp_path / name / "metrics.jsonl")
-        return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+        speeds = ("images_per_s", "step_s", "data_wait")
+        return [{k: v for k, v in line.items() if k not in speeds} for line in lines]
 
     assert metrics("whole") == metrics("parts")
+
+
+def test_workers_change_nothing(data_dir, tmp_path):
+    config = smoke("supervised", data_dir)
+    mesh = meshes_to_compare()["8"]
+    states = []
+    for workers in (0, 2):
+        config.data.num_workers = workers
+        states.append(train(config, data_dir, tmp_path / str(workers), mesh=mesh, steps=4))
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -170,6 +188,13 @@ def test_a_run_leaves_noise_checkpoint_metrics_and_result(objective, data_dir, t
         ({"objective": "supervized"}, "Did you mean 'supervised'"),
         ({"model": {"name": "text_transformer"}}, "encodes text, not images"),
         ({"model": {"options": {"width": 0}}}, "Correct config.model"),
+        ({"mixing": {"mixup": -1.0}}, "mixup"),
+        ({"loss": {"name": "hinge"}}, "valid: cross_entropy, binary_cross_entropy"),
+        ({"loss": {"target_threshold": 0.2}}, "is for binary_cross_entropy"),
+        ({"accumulate": 3}, "multiple of their product"),
+        ({"average_decay": 1.0}, r"average_decay=1.0 is not in \[0, 1\)"),
+        ({"data": {"decoder": "nvjpeg"}}, "pillow"),
+        ({"data": {"repeats": 0}}, "repeats=0"),
         ({"optim": {"name": "adam"}}, "valid: adamw, lamb, sgd"),
         ({"optim": {"schedule": "step"}}, "its options are|valid: cosine"),
         ({"batch_size": 1000}, "has 512 records, fewer than batch_size=1000"),
