@@ -6,7 +6,10 @@ MapDataset: after it, each worker would batch its own records and drop its own r
 """
 
 import functools
+import multiprocessing
 import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -105,7 +108,7 @@ def _iterator(dataset: grain.MapDataset, num_workers: int) -> grain.DatasetItera
     dataset = dataset.to_iter_dataset(_READ)
     if num_workers:
         options = grain.MultiprocessingOptions(num_workers=num_workers)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_hide_accelerators)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_in_worker)
     return iter(dataset)
 
 
@@ -197,6 +200,17 @@ class _Told:
             raise RuntimeError(f"A record could not be read or augmented.\n{told}") from None
 
 
-def _hide_accelerators(index: int, count: int) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _in_worker(index: int, count: int) -> None:
+    """Prepares a worker process."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # it needs no accelerator, and must not take its memory
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # Launchers send these to all processes. The training process decides: it has a step to finish and a state to save.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this process when the training process is gone, also by SIGKILL: nobody reads what it makes."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

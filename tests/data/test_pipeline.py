@@ -2,7 +2,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +230,55 @@ def test_a_killed_worker_is_an_error():
             for _ in range(100):
                 next(batches)
     assert time.perf_counter() - started < 30
+
+
+def test_workers_leave_signals_to_the_training_process():
+    """A launcher that preempts a job sends SIGTERM to all of its processes."""
+    with contextlib.closing(iterator(workers=1)) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid, number)
+        for _ in range(20):
+            next(batches)
+        assert worker.is_alive()
+
+
+TRAINING = """
+import multiprocessing, sys, time
+sys.path[:0] = [{tests!r}]
+from absl import flags
+from test_pipeline import iterator
+if __name__ == "__main__":
+    flags.FLAGS(sys.argv[:1])
+    batches = iterator(workers=1)
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_training_process(tmp_path):
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING.format(tests=str(Path(__file__).parent)))
+    training = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    worker = int(training.stdout.readline())
+    os.kill(worker, 0)
+    training.kill()
+    training.wait()
+    for _ in range(100):
+        time.sleep(0.1)
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            break
+        # A zombie is gone too; it waits for a reaper that a container may not have.
+        if (
+            Path(f"/proc/{worker}/stat").exists()
+            and Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z"
+        ):
+            break
+    else:
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlived the training process")

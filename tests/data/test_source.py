@@ -1,4 +1,5 @@
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -53,6 +54,34 @@ def test_a_tfds_folder_opens_by_name(folder):
         assert opened.column("label")[i] == number % 3
     assert opened.num_classes("label") == 3
     assert len(source.open("tiny", "train[:25%]", data_dir=folder)) == 3
+
+
+def test_columns_are_read_once_and_kept_beside_the_data(folder, monkeypatch):
+    first = source.open("tiny", "train[2:]", data_dir=folder)
+    expected = {field: first.column(field).tolist() for field in ("label", "id")}
+    assert len(expected["id"]) == 10
+    source.open.cache_clear()
+    again = source.open("tiny", "train[2:]", data_dir=folder)
+    monkeypatch.setattr(again, "_records", [None] * 10)  # nothing to read any more
+    assert {field: again.column(field).tolist() for field in expected} == expected
+    assert again.ids().tolist() == expected["id"]
+    assert pickle.loads(pickle.dumps(again))._columns == {}  # what workers get
+    # A damaged file, or one of another length, is read anew.
+    for damage in (b"", b"\x93NUMPY"):
+        for file in again._folder.glob("*label.npy"):
+            file.write_bytes(damage)
+        source.open.cache_clear()
+        assert source.open("tiny", "train[2:]", data_dir=folder).column("label").tolist() == expected["label"]
+    np.save(again._file("label"), np.arange(3))
+    source.open.cache_clear()
+    assert source.open("tiny", "train[2:]", data_dir=folder).column("label").tolist() == expected["label"]
+    assert not list(again._folder.glob("*.aside"))
+
+
+def test_columns_of_a_folder_that_cannot_be_written(folder, monkeypatch):
+    monkeypatch.setattr(source.Path, "mkdir", lambda *a, **k: (_ for _ in ()).throw(PermissionError()))
+    opened = source.open("tiny", "train", data_dir=folder)
+    assert sorted(opened.column("label").tolist()) == [0] * 4 + [1] * 4 + [2] * 4
 
 
 class Broken(Tiny, skip_registration=True):
