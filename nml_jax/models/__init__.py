@@ -6,6 +6,14 @@ Contract of `nml_jax/models/<name>.py`:
     Model.__call__(image, *, train) -> (logits, {"features": (B, D), ...})   # an image encoder
     Model.__call__(tokens, *, train) -> {"features": (B, D)}                 # a text encoder (`ENCODES = "text"`)
 
+    # nml_jax/models/<name>_torch.py, beside an architecture that torchvision or timm has
+    from_torch(state_dict) -> (params, stats)      # `torch_file.read` gives the state dict in a file
+    to_torch(params, stats) -> state_dict          # the inverse
+
+With `train=True`, `apply` needs mutable=["batch_stats"] where the model has BatchNorm, and rngs={"dropout": key} where
+an option makes it draw (drop_path, dropout, drop_rate). Within a jax.shard_map over the batch all devices are given the
+same key and batch_stats: the layers then compute what jit computes of the whole batch (`models/shard.py`).
+
 Parameters are float32; `dtype` is the type of the computation. `num_classes=0` leaves the classifier out:
 logits are None.
 """

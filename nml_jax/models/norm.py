@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
         # One elementwise chain on x in float32: XLA fuses it, with the ReLU behind it, into one read and one write of
         # `dtype`, and the backward starts from x again.
         factor = jax.lax.rsqrt(var + self.eps) * scale
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+        return ((widened(x) - mean) * factor + bias).astype(self.dtype)
 
 
 def moments(x: jax.Array, running_mean: jax.Array, *, sync: bool) -> tuple[jax.Array, jax.Array, int]:
@@ -88,7 +88,7 @@ def moments(x: jax.Array, running_mean: jax.Array, *, sync: bool) -> tuple[jax.A
     axes = tuple(range(1, x.ndim - 1))
     combine = shard.mean if sync else lambda values: values
     count = x[0, ..., 0].size * (shard.devices() if sync else 1)
-    x = x.astype(jnp.float32)
+    x = widened(x)
     if x.ndim == 3:
         mean = combine(x.mean(axes, keepdims=True))
         return mean, combine(jnp.square(x - mean).mean(axes, keepdims=True)), count
@@ -96,3 +96,8 @@ def moments(x: jax.Array, running_mean: jax.Array, *, sync: bool) -> tuple[jax.A
     d = x - shift
     first, second = combine((d.mean(axes, keepdims=True), jnp.square(d).mean(axes, keepdims=True)))
     return shift + first, jnp.maximum(second - jnp.square(first), 0.0), count
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """x in float32, or in float64 if it is that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -219,6 +219,8 @@ def make(
     for name, value, valid in choices:
         if value not in valid:
             raise UserError(f"Unknown {name} {value!r}; valid: {', '.join(map(repr, valid))}.")
+    if attention_implementation == "cudnn" and dtype not in ("bfloat16", "float16"):
+        raise UserError(f"cuDNN's attention takes bfloat16 or float16, not {dtype}; give dtype='bfloat16'.")
     if pool == "token" and not class_token:
         raise UserError("pool='token' reads the class token; give class_token=True, or pool='mean'.")
     return VisionTransformer(

@@ -230,12 +230,28 @@ def test_fixed_positions_are_those_of_the_formula():
         ("vit", {"variant": "vit_b16", "pool": "avg"}, "valid: 'token', 'mean'"),
         ("vit", {"variant": "vit_b16", "class_token": False}, "pool='mean'"),
         ("vit", {"variant": "vit_b16", "attention_implementation": "flash"}, "valid: '', 'xla', 'cudnn'"),
+        ("vit", {"variant": "vit_b16", "attention_implementation": "cudnn"}, "takes bfloat16 or float16"),
         ("vit", {"width": 30, "layers": 1, "heads": 4, "patch": 8}, "that heads divides"),
     ],
 )
 def test_wrong_options_are_named(name, options, message):
     with pytest.raises(UserError, match=re.escape(message)):
         plugin.find("models", name, "make").make(**options)
+
+
+@pytest.mark.parametrize(("option", "asked"), [("", None), ("xla", "xla"), ("cudnn", "cudnn")])
+def test_attention_implementation_is_handed_on(option, asked, monkeypatch):
+    """cuDNN is on GPUs only: XLA computes it here, whichever is asked for."""
+    model = small("vit", attention_implementation=option, dtype="bfloat16")
+    seen, attention = [], jax.nn.dot_product_attention
+
+    def spy(*arrays, implementation):
+        seen.append(implementation)
+        return attention(*arrays, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGE, train=False))
+    assert seen == [asked] * 2
 
 
 def test_images_that_do_not_fit_a_vision_transformer_are_named():
