@@ -53,6 +53,12 @@ def test_files_are_augmented_as_arrays_are(name, options, decoder):
         assert np.abs(from_file - from_array).mean() < (2 if decoder != "pillow" else 1e-9)
 
 
+def test_mirrored():
+    image = photo(7, 5)
+    for view in (image, image[1:6, 1:4]):
+        np.testing.assert_array_equal(augment.mirrored(view), view[:, ::-1])
+
+
 def test_random_interpolation_is_either():
     image = photo(100, 100)
     results = {}
