@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from nml_jax.core import mesh as meshes
 from nml_jax.core import plugin
 from nml_jax.core.errors import UserError
 from nml_jax.models import text_transformer, vit
@@ -120,6 +122,25 @@ def test_random_layers_and_remat(name):
     # None of it in evaluation, and no layer needs a key then.
     plain = evaluate(small(name, num_classes=5), variables)[0]
     np.testing.assert_array_equal(evaluate(again, variables)[0], plain)
+
+
+@pytest.mark.parametrize("name", encoders("image"))
+def test_eight_shares_of_a_batch_give_what_the_batch_gives(name):
+    """In a shard_map over the batch: logits in training and new statistics, with everything random switched on."""
+    model = small(name, num_classes=5, **STOCHASTIC[name])
+    image, variables = np.concatenate([IMAGE, IMAGE[::-1]]), initial(model)
+
+    def train(variables, image):
+        rngs = {"dropout": jax.random.key(3)}
+        (logits, _), updated = model.apply(variables, image, train=True, mutable=["batch_stats"], rngs=rngs)
+        return logits, updated
+
+    expected = jax.jit(train)(variables, image)
+    whole, shares = PartitionSpec(), PartitionSpec(meshes.AXES)
+    with jax.set_mesh(meshes.make(2)):
+        shared = jax.shard_map(train, in_specs=(whole, shares), out_specs=(shares, whole))
+        result = jax.jit(shared)(variables, image)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), result, expected)
 
 
 @pytest.mark.parametrize("name", encoders("text"))
