@@ -1,6 +1,6 @@
 # make study   sets everything up and runs the papers' study on embedded data -> runs/demo/report/index.html
 # make test    sets everything up and passes the tests
-# make benchmark-heads         measures head training beside PyTorch -> docs/benchmarks.md
+# make benchmark-heads, benchmark-input, benchmark-pretrain    measure beside PyTorch -> docs/benchmarks.md
 # make lint, make test-peers (against PyTorch), make clean (removes the environments, never a result)
 #
 # PYTHON=python3.12 LATEST=1 uses that interpreter and the newest versions in place of the pinned ones.
@@ -19,7 +19,7 @@ CACHE := runs/.compiled
 # transforms, which are what the tests compare with, run on any torch (tests/torch_peers.py).
 TORCH_PEERS := $(if $(LATEST),torchvision timm open_clip_torch,torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0)
 
-.PHONY: study test lint test-peers benchmark-heads setup clean
+.PHONY: study test lint test-peers setup clean
 study: setup
 	$(BIN)/python -m nml_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) --compilation_cache=$(CACHE) $(ARGS)
 
@@ -29,8 +29,8 @@ test: setup
 test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
-benchmark-heads: $(VENV)/.peers
-	$(BIN)/python -m benchmarks.heads $(ARGS)
+benchmark-%: $(VENV)/.peers
+	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def step(dim: int, rounds: int) -> str:
         + "\n"
         + measure.table(["", "here", "aim"], ratios)
     )
-    return shown(text)
+    return text
 
 
 def sweep(dims: list[int], rounds: int) -> str:
@@ -112,7 +112,7 @@ def sweep(dims: list[int], rounds: int) -> str:
         "Aims: alone / together above 1 on a CPU for D up to 512; PyTorch / together at least 15 on a GPU"
         f"{'' if GPU else f' ({measure.NOT_MEASURED})'}.\n"
     )
-    return shown(text)
+    return text
 
 
 def features(dim: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -216,11 +216,6 @@ def described() -> str:
     threads = f"{torch.get_num_threads()} threads of PyTorch {torch.__version__.split('+')[0]}"
     note = "" if GPU else f" GPU rows: {measure.NOT_MEASURED}."
     return f"`benchmarks/heads.py` on {measure.machine()}, {threads}, float32.{note}"
-
-
-def shown(text: str) -> str:
-    print(text, flush=True)
-    return text
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main() -> None:
     flags.FLAGS(sys.argv[:1])  # Grain's workers want parsed flags
     all_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(all_cores)})
-    import measure
+    from benchmarks import measure
 
     files = [photograph(seed) for seed in range(args.images)]
     text = [

@@ -54,7 +54,8 @@ def machine() -> str:
 
 
 def write_section(name: str, text: str) -> None:
-    """Puts `text` in the place of the section `name` of docs/benchmarks.md, or at its end."""
+    """Prints `text`, and puts it in the place of the section `name` of docs/benchmarks.md, or at its end."""
+    print(text, flush=True)
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     there = DOCUMENT.read_text("utf-8") if DOCUMENT.exists() else "# Benchmarks\n"
     before, _, rest = there.partition(begin)

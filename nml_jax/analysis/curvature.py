@@ -39,8 +39,8 @@ def analyse(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     head = saved.load(config.inputs.head)
     if head.target is not None:
         raise UserError(
-            f"The head in {config.inputs.head!r} is a regression, and the curvature is that of a classifier's loss. Give a "
-            "classifier's head."
+            f"The head in {config.inputs.head!r} is a regression, and the curvature is that of a classifier's loss. "
+            "Give a classifier's head."
         )
     if config.inputs.train:
         x, labels = files.read(config.inputs.train)
