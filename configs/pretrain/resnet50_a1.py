@@ -28,9 +28,6 @@ def strikes_back(
 ) -> ConfigDict:
     """What A1, A2 and A3 share."""
     config = resnet50_imagenet.imagenet(batch_size=2048, epochs=epochs, size=size, crop_pct=0.95)
-    config.model.options = ConfigDict(
-        {"variant": "resnet50", "stem": "imagenet", "dtype": "bfloat16", "drop_path": 0.0}
-    )
     config.data.augment.rand_augment = ConfigDict(
         {"ops": 2, "magnitude": magnitude, "std": 0.5, "increasing": True, "probability": 0.5}
     )

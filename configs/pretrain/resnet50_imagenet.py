@@ -24,7 +24,6 @@ IMAGES = 1_281_167
 def get_config(arg: str | None = None) -> ConfigDict:
     """The config; see `variant` for `arg`."""
     config = imagenet(batch_size=1024, epochs=90)
-    config.model.options = ConfigDict({"variant": "resnet50", "stem": "imagenet", "dtype": "bfloat16"})
     config.loss.label_smoothing = 0.1
     # 0.1 for a batch of 256, linearly scaled; five epochs of warm-up
     config.optim = ConfigDict(
@@ -41,8 +40,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def imagenet(*, batch_size: int, epochs: int, size: int = 224, crop_pct: float = 0.875) -> ConfigDict:
-    """What all ImageNet recipes share."""
+    """What all ImageNet recipes share, with ResNet-50 as the model."""
     config = glyphs_supervised.get_config()
+    config.model.options = ConfigDict(
+        {
+            "variant": "resnet50",
+            "stem": "imagenet",
+            "norm": "sync",
+            "norm_rows": 0,
+            "drop_path": 0.0,
+            "remat": "none",
+            "dtype": "bfloat16",
+        }
+    )
     config.data.name = "imagenet2012"
     config.data.test = "validation"
     config.data.augment = ConfigDict(

@@ -38,6 +38,7 @@ def vit(*, variant: str, batch_size: int, epochs: int, magnitude: float, mixup: 
                 "class_token": True,
                 "position": "learned",
                 "dtype": "bfloat16",
+                "drop_path": 0.0,
                 "remat": "none",
             },
         }
