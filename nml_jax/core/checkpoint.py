@@ -44,7 +44,7 @@ class Checkpoints:
             preservation_policy=_keep.LatestN(keep),
             cleanup_tmp_directories=True,
         )
-        self._good = self.latest_step
+        self._good = self._last = self.latest_step  # known to be on disk, and handed over to be written
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -74,6 +74,7 @@ class Checkpoints:
             return
         if force or self._checkpointer.should_save(step):
             self.wait()
+            self._last = step
             content = {"state": flax.serialization.to_state_dict(state), "data": data}
             try:
                 self._checkpointer.save_checkpointables_async(step, content, force=force)
@@ -86,15 +87,14 @@ class Checkpoints:
         Raises:
           UserError: it could not be written.
         """
-        step = self.latest_step
         try:
             self._checkpointer.wait()
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._not_written(step, error) from error
-        if step != self._good:
-            self._good = step
+            raise self._not_written(self._last, error) from error
+        if self._last != self._good:
+            self._good = self._last
             if runtime.is_lead():
-                _seal(self._directory / str(step))
+                _seal(self._directory / str(self._good))
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
         """The newest saved state that can be read, laid out as `state` is; `data` goes on where it stopped.
@@ -125,7 +125,7 @@ class Checkpoints:
                         self._set_aside(torn, why)
             if damaged:
                 self._checkpointer.reload()
-            self._good = step
+            self._good = self._last = step
             return flax.serialization.from_state_dict(state, loaded["state"])
         if damaged:
             raise UserError(
@@ -213,5 +213,6 @@ def _torn(checkpoint: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """Its kind, and the first line of its message without the middle: paths are long, and the reason comes last."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line if len(line) <= 200 else f'{line[:80]} ... {line[-120:]}'}"

@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         with pytest.raises(
-            UserError, match=r"could not be written .* The last good one is of step 4, and is whole"
+            UserError, match=r"of step 6 could not be written .* The last good one is of step 4, and is whole"
         ):
             train(tmp_path / "w", steps=6)
     finally:
