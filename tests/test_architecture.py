@@ -8,7 +8,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A room may import those before it. `report` reads files only: of the others it knows `core`.
-ORDER = ["core", "noise", "data", "models", "pretrain", "features", "tune", "analysis", "report", "study"]
+ORDER = [
+    "core",
+    "noise",
+    "data",
+    "convert",
+    "models",
+    "pretrain",
+    "features",
+    "tune",
+    "analysis",
+    "report",
+    "study",
+]
 SOURCES = sorted((ROOT / "nml_jax").rglob("*.py"))
 FORBIDDEN = {
     r"jax\.pmap": "use jax.jit with shardings",

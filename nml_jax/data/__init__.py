@@ -5,9 +5,10 @@ decode     encoded image bytes -> RGB, no more than is asked for (jpeg, fast_jpe
 augment    training and evaluation transforms by name (rand_augment)
 pipeline   source -> Grain batches, the same for every number of workers and processes
 mixing     mixup and CutMix, on the device
+columns    labels, ids and captions, kept beside the data (texts)
 inference  a function of every image of a split, in order
 tokenize   captions -> token ids
-glyphs, digits   the embedded data sets
+glyphs, digits   the embedded data sets; image-text pairs from the web: nml_jax/convert
 
 Contract of a data plug-in, `nml_jax/data/<name>.py`:
 

@@ -20,6 +20,8 @@ from nml_jax.core.errors import UserError
 from nml_jax.data import fast_jpeg, jpeg
 
 DECODERS = ("pillow", *fast_jpeg.DECODERS)
+# What Pillow may open. It knows others, of which some run programs (EPS) or are no photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -149,7 +151,7 @@ class Encoded:
 
     def _pillow(self, encoded: bytes, *, decode: bool = True) -> Image.Image:
         try:
-            image = Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
             if not decode:
                 return image
             image.load()

@@ -9,18 +9,16 @@ import fcntl
 import functools
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from nml_jax.core import plugin
 from nml_jax.core.errors import UserError
-from nml_jax.data import decode
+from nml_jax.data import columns, decode, texts
 
 # Fields that name a record for good, best first; a data set without one is keyed by the index in its split.
 ID_FIELDS = ("id", "file_name", "image/filename", "tfds_id")
@@ -41,12 +39,15 @@ class Source:
         *,
         in_memory: bool,
         folder: str | os.PathLike = "",
+        rows: Sequence[columns.Rows] = (),
     ):
         """Args:
         folder: where the data set is; its columns are kept there, in `.columns`. "" keeps none.
+        rows: what the split is, in terms of whole splits.
         """
         self.name, self.split = name, split
-        self._folder = None if in_memory or not folder else Path(folder) / ".columns"
+        self._folder = None if in_memory or not folder else Path(folder) / columns.FOLDER
+        self._rows = tuple(rows)
         self.in_memory = in_memory
         self._features = features
         self._columns: dict[str, np.ndarray] = {}
@@ -86,10 +87,12 @@ class Source:
         return decode.Pixels(self._images[index])
 
     def column(self, field: str) -> np.ndarray:
-        """The field of every record: (N,) int64 for labels, (N,) str for text.
+        """The field of every record: (N,) int64 for labels, (N,) strings for text.
+
+        Text is of variable width (`texts`), but ids are (N,) str of one width, as files of other frameworks have them.
 
         Raises:
-          UserError: the records have no such field.
+          UserError: the records have no such field, or text that is not UTF-8.
         """
         if field not in self._features:
             raise UserError(f"{self.name!r} has no field {field!r}; it has {', '.join(self._features)}.")
@@ -97,48 +100,79 @@ class Source:
             self._read(field)
         return self._columns[field]
 
+    def captions(self, field: str) -> np.ndarray:
+        """The text of every record, (N,) strings of variable width: there is one for each image.
+
+        Raises:
+          UserError: there is no such field, it is no text, or some records have none.
+        """
+        column = self.column(field)
+        if column.dtype.kind not in "TU":
+            raise UserError(
+                f"The field {field!r} of {self.name!r} is {column.dtype}, not text; it has no captions."
+            )
+        missing = np.flatnonzero(texts.is_blank(column))
+        if missing.size:
+            some = ", ".join(str(self.ids()[row]) for row in missing[:3])
+            raise UserError(
+                f"{missing.size} of {len(self)} records of {self.name!r} {self.split!r} have no caption in {field!r} "
+                f"(ids {some}{', ...' if missing.size > 3 else ''}). An image without a text teaches nothing and "
+                "shifts the noise: prepare the data set without them; `configs/convert/` drops and counts them."
+            )
+        return column
+
     def _read(self, field: str) -> None:
         """Reads the column, and the labels and ids with it: a large data set must be read as a whole, but once."""
         labels = [f for f in self._features if hasattr(self._features[f], "num_classes")]
-        values: dict[str, list] = {f: [] for f in {field, self._id_field() or field, *labels}}
+        values: dict[str, list | np.ndarray] = {
+            f: np.empty(len(self), texts.STRINGS) if self._is_text(f) else []
+            for f in {field, self._id_field() or field, *labels}
+        }
         for start in range(0, len(self), _READ_AT_ONCE):
             rows = range(start, min(start + _READ_AT_ONCE, len(self)))
             several = getattr(self._records, "__getitems__", lambda rows: [self._records[i] for i in rows])
-            for record in several(rows):
-                for name, column in values.items():
-                    column.append(record[name])
+            records = several(rows)
+            for name, column in values.items():
+                if isinstance(column, list):
+                    column.extend(record[name] for record in records)
+                else:
+                    column[start : rows.stop] = self._text(name, rows, records)
         for name, column in values.items():
-            texts = isinstance(column[0], bytes)
-            self._columns[name] = np.array([v.decode() for v in column]) if texts else np.asarray(column)
-            self._keep(name)
+            if isinstance(column, list):
+                texty = bool(column) and isinstance(column[0], bytes)
+                column = texts.column(column) if texty else np.asarray(column)
+            if self._folder is not None:
+                columns.keep(self._folder, self.split, name, column)
+            self._remember(name, column)
 
-    def _file(self, field: str) -> Path:
-        return self._folder / f"{quote(self.split, safe='')}-{quote(field, safe='')}.npy"
+    def _text(self, field: str, rows: range, records: Sequence[dict]) -> np.ndarray:
+        for row, record in zip(rows, records, strict=True):
+            try:
+                record[field].decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"The {field} of record {row} of {self.name} {self.split} is not UTF-8 text ({error}). Prepare the "
+                    "data set again, or remove the record."
+                ) from None
+        return texts.column([record[field] for record in records])
 
     def _load(self, field: str) -> bool:
-        if self._folder is None or not self._file(field).exists():
+        if self._folder is None:
             return False
-        try:
-            column = np.load(self._file(field))
-        except (OSError, ValueError, EOFError):
-            return False
-        if len(column) != len(self):
-            return False
-        self._columns[field] = column
-        return True
+        own = (columns.Rows(self.split, 0, len(self), len(self)),)
+        for rows in (own, self._rows):
+            column = columns.load(self._folder, rows, field, text=self._is_text(field)) if rows else None
+            if column is not None and len(column) == len(self):
+                self._remember(field, column)
+                return True
+        return False
 
-    def _keep(self, field: str) -> None:
-        """Writes the column beside the data, where that is allowed; reading a large data set takes long."""
-        if self._folder is None or self._columns[field].dtype == object:
-            return
-        try:
-            self._folder.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".aside", delete=False) as file:
-                np.save(file, self._columns[field])
-            os.chmod(file.name, 0o644)  # data sets are shared
-            os.replace(file.name, self._file(field))
-        except OSError:
-            pass
+    def _remember(self, field: str, column: np.ndarray) -> None:
+        named = field == self._id_field() and column.dtype == texts.STRINGS
+        self._columns[field] = texts.fixed_width(column) if named else column
+
+    def _is_text(self, field: str) -> bool:
+        return isinstance(self._features[field], tfds.features.Text)
 
     def ids(self) -> np.ndarray:
         """(N,) stable names of the records, or their indices where the data set has none."""
@@ -212,6 +246,7 @@ def open(name: str, split: str, *, data_dir: str = "", in_memory: bool = False) 
         builder.info.features,
         in_memory=in_memory,
         folder=builder.data_path,
+        rows=_rows(builder, split),
     )
 
 
@@ -270,3 +305,14 @@ def _records(builder: tfds.core.DatasetBuilder, name: str, split: str, data_dir:
         raise UserError(
             f"{name!r} has no split {split!r} ({error}); it has {splits}, and slices of them such as 'train[:10%]'."
         ) from None
+
+
+def _rows(builder: tfds.core.DatasetBuilder, split: str) -> list[columns.Rows]:
+    """What the split, a slice or a sum of slices, is in terms of whole splits; nothing where those are not known."""
+    splits = builder.info.splits
+    if not splits:
+        return []
+    return [
+        columns.Rows(part.splitname, part.from_, part.to, splits[part.splitname].num_examples)
+        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    ]

@@ -80,6 +80,26 @@ def test_data_set(name, tmp_path):
         module.builder(f"{name}/no_such_config", str(tmp_path))
 
 
+@pytest.mark.parametrize("name", plugin.names("convert", "samples"))
+def test_reader(name, tmp_path):
+    module = plugin.find("convert", name, "samples")
+    shards, samples = (
+        inspect.signature(module.shards).parameters,
+        inspect.signature(module.samples).parameters,
+    )
+    assert list(shards)[:3] == ["source", "place", "scratch"]
+    assert list(samples)[:2] == ["shard", "faults"]
+    assert list(shards)[3:] == list(samples)[2:]  # the same options
+    with pytest.raises(UserError):
+        module.shards("empty", str(tmp_path), scratch=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", plugin.names("convert", "apply"))
+def test_runner(name):
+    parameters = inspect.signature(plugin.find("convert", name, "apply").apply).parameters
+    assert list(parameters)[:4] == ["function", "items", "title", "progress"]
+
+
 @pytest.mark.parametrize("name", plugin.names("pretrain", "prepare"))
 def test_objective(name):
     module = plugin.find("pretrain", name, "prepare")
@@ -100,5 +120,5 @@ def test_stage(name):
 
 
 def test_an_unknown_stage_lists_the_valid_ones(tmp_path):
-    with pytest.raises(UserError, match="valid: analysis, features, pretrain, report, study, tune"):
+    with pytest.raises(UserError, match="valid: analysis, convert, features, pretrain, report, study, tune"):
         stage.execute(ConfigDict({"stage": "train"}), tmp_path)

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nml_jax.core.errors import UserError
-from nml_jax.data import decode, source
+from nml_jax.data import columns, decode, source
 
 
 def encoded(mode: str, kind: str, shade: int = 200) -> bytes:
@@ -72,7 +72,7 @@ def test_columns_are_read_once_and_kept_beside_the_data(folder, monkeypatch):
             file.write_bytes(damage)
         source.open.cache_clear()
         assert source.open("tiny", "train[2:]", data_dir=folder).column("label").tolist() == expected["label"]
-    np.save(again._file("label"), np.arange(3))
+    np.save(columns.path(again._folder, "train[2:]", "label", text=False), np.arange(3))
     source.open.cache_clear()
     assert source.open("tiny", "train[2:]", data_dir=folder).column("label").tolist() == expected["label"]
     assert not list(again._folder.glob("*.aside"))
@@ -129,3 +129,65 @@ def test_tfrecord_folders_are_refused_with_the_command_that_converts_them(folder
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"TFRecord.*tfds convert_format --dataset_dir=.*/tiny "):
         source.open("tiny", "train", data_dir=folder)
+
+
+class Captioned(Tiny, skip_registration=True):
+    """Captions of very different length; `Captioned.TEXTS` says which."""
+
+    TEXTS = ("one", "x" * 10_000, "three", "café")
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(),
+            "caption": tfds.features.Text(),
+            "count": tfds.features.Scalar(np.int64),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self):
+        for i, text in enumerate(self.TEXTS):
+            yield i, {"id": f"im{i}", "image": io.BytesIO(encoded("RGB", "PNG")), "caption": text, "count": i}
+
+
+def captioned(monkeypatch, tmp_path, *captions) -> source.Source:
+    monkeypatch.setattr(Captioned, "TEXTS", captions)
+    Captioned(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    return source.open("captioned", "train", data_dir=str(tmp_path))
+
+
+def test_a_long_caption_costs_its_own_bytes_only(monkeypatch, tmp_path):
+    texts = ("one", "x" * 10_000, "three", "café")
+    opened = captioned(monkeypatch, tmp_path, *texts)
+    found = dict(zip(opened.ids().tolist(), opened.captions("caption").tolist(), strict=True))
+    assert found == {f"im{i}": text for i, text in enumerate(texts)}
+    assert opened.column("caption").itemsize == 16
+    assert opened.ids().dtype == "<U3"  # files of other frameworks have them
+    # Kept beside the data, and the rows of a slice are found in the column of the whole split.
+    source.open.cache_clear()
+    for split in ("train", "train[1:3]", "train[3:]+train[:1]"):
+        again = source.open("captioned", split, data_dir=str(tmp_path))
+        monkeypatch.setattr(again, "_records", [None] * len(again))
+        assert [found[i] for i in again.ids()] == again.captions("caption").tolist()
+
+
+def test_missing_captions_are_an_error_before_training(monkeypatch, tmp_path):
+    opened = captioned(monkeypatch, tmp_path, "one", "", " \n", "four")
+    assert sorted(opened.column("caption")) == ["", " \n", "four", "one"]
+    with pytest.raises(
+        UserError, match=r"2 of 4 records of 'captioned' 'train' have no caption .*im[12], im[12]\)"
+    ):
+        opened.captions("caption")
+    with pytest.raises(UserError, match="'count' of 'captioned' is int64, not text"):
+        opened.captions("count")
+    with pytest.raises(UserError, match="no field 'text'"):
+        opened.captions("text")
+
+
+def test_text_that_is_not_utf8_is_an_error_that_names_the_record(monkeypatch, tmp_path):
+    opened = captioned(monkeypatch, tmp_path, "one", "two")
+    records = [opened._records[i] for i in range(2)]
+    records[1]["caption"] = b"\xff"
+    monkeypatch.setattr(opened, "_records", records)
+    with pytest.raises(UserError, match="The caption of record 1 of captioned train is not UTF-8"):
+        opened.column("caption")
