@@ -5,6 +5,7 @@ done: counts, what was dropped and why, what is wrong with the shard.
 """
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -111,7 +112,11 @@ class Job:
 
 @contextlib.contextmanager
 def records_file(path: Path) -> Iterator[Any]:
-    """A function that appends a record to an ArrayRecord file, which stands at `path` when the block has ended well."""
+    """A function that appends a record to an ArrayRecord file, which stands at `path` when the block has ended well.
+
+    Raises:
+      OSError: the disk is full.
+    """
     handle, aside = tempfile.mkstemp(dir=path.parent, suffix=ASIDE)
     os.close(handle)
     try:
@@ -122,9 +127,12 @@ def records_file(path: Path) -> Iterator[Any]:
             writer.close()
         os.chmod(aside, 0o644)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
+        for number in (errno.ENOSPC, errno.EDQUOT):  # the writer says it in words only
+            if isinstance(error, RuntimeError) and os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), os.fspath(path)) from None
         raise
 
 

@@ -124,6 +124,7 @@ def publish(
     _write_columns(files, [(shards[i], repeated[i]) for i in left])
     artifacts.write_json(Path(workdir) / "report.json", report)
     os.rename(Path(workdir) / _ASIDE / name, Path(workdir) / name)
+    shutil.rmtree(Path(workdir) / _ASIDE, ignore_errors=True)
     return report
 
 

@@ -3,7 +3,7 @@
 <workdir>/<name>/1.0.0/   the data set: give --config.data_dir=<workdir> --config.data.name=<name> to train on it
 <workdir>/report.json     how many pairs were dropped and why, in all and by source; which shards are damaged
 <workdir>/dropped.jsonl   the id of each dropped pair, and the reason
-<workdir>/parts/          converted shards, until all are published
+<workdir>/parts/, tables/ converted shards and copies of tables, until all is published
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: a source has no shards, no pair is left, or another data set stands in the work directory.
     """
-    parts, report_file = Path(workdir) / "parts", Path(workdir) / "report.json"
+    parts, tables, report_file = (Path(workdir) / name for name in ("parts", "tables", "report.json"))
     lasting = {k: v for k, v in artifacts.plain(config).items() if k not in ("runner", "progress")}
     fingerprint = artifacts.digest(lasting)
     published = publish.folder(workdir, config.name)
@@ -69,13 +69,13 @@ def run(config: ConfigDict, workdir: str) -> None:
             raise UserError(
                 f"{os.fspath(published)!r} was made by another config. Nothing was touched. Give another --workdir."
             )
-        shutil.rmtree(parts, ignore_errors=True)
+        _tidy(parts, tables)
         _tell(config, workdir, report)
         return
     # A list is the same options as the tuple that became it.
     options = artifacts.plain(config.read.options)
     job = part.Job(str(parts), config.read.name, options, _rules(config))
-    shards = _shards(config, options, os.path.join(workdir, "tables"))
+    shards = _shards(config, options, str(tables))
     part.remove_leftovers(parts)
 
     def apply(function: Any, items: list[Any], title: str) -> None:
@@ -92,8 +92,13 @@ def run(config: ConfigDict, workdir: str) -> None:
         apply=lambda function, items: apply(function, items, f"publish {config.name}"),
         facts={"fingerprint": fingerprint, "name": config.name, "downloads": _downloads(shards)},
     )
-    shutil.rmtree(parts, ignore_errors=True)
+    _tidy(parts, tables)
     _tell(config, workdir, report)
+
+
+def _tidy(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rules(config: ConfigDict) -> captioned.Rules:

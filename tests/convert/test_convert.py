@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -339,6 +340,33 @@ def test_what_is_converted_is_not_converted_again(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="was made by another config"):
         convert(tmp_path / "in", tmp_path / "w", **{"keep.min_side": 8})
     assert convert(tmp_path / "gone", tmp_path / "new")["kept"] == 13
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, path, options):
+            self.path = Path(path)
+
+        def write(self, record):
+            self.path.write_bytes(record[:10])
+
+        def close(self):  # the words of the real one
+            raise RuntimeError("write() failed: No space left on device; writing x; at byte 1048576")
+
+    tar(tmp_path / "in/0.tar", pairs(0, 2))
+    monkeypatch.setattr(part.array_record_module, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match="No space left") as full:
+        convert(tmp_path / "in", tmp_path / "w")
+    assert full.value.errno == errno.ENOSPC  # what nml_jax.main explains
+    assert not [p for p in (tmp_path / "w/parts").rglob("*") if p.is_file()]
+    monkeypatch.undo()
+    assert convert(tmp_path / "in", tmp_path / "w")["kept"] == 2
+    assert sorted(p.name for p in (tmp_path / "w").iterdir()) == [
+        "config.json",
+        "dropped.jsonl",
+        "report.json",
+        "web",
+    ]
 
 
 def killed(seconds):
