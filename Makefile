@@ -15,6 +15,8 @@ VENV := .venv$(if $(LATEST),-latest-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CACHE := runs/.compiled
+# Compiling is most of what the tests do, on one core each.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 # Without their dependencies: torchvision asks for one exact torch, and with it for CUDA libraries, but its models and
 # transforms, which are what the tests compare with, run on any torch (tests/torch_peers.py).
 TORCH_PEERS := $(if $(LATEST),torchvision timm open_clip_torch,torchvision==0.28.0 timm==1.0.31 open_clip_torch==3.3.0)
@@ -24,10 +26,10 @@ study: setup
 	$(BIN)/python -m nml_jax.main --config=$(CONFIG) --workdir=$(WORKDIR) --compilation_cache=$(CACHE) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not peers" $(ARGS)
+	$(PYTEST) -m "not peers" $(ARGS)
 
 test-peers: $(VENV)/.peers
-	$(BIN)/python -m pytest -m peers $(ARGS)
+	$(PYTEST) -m peers $(ARGS)
 
 benchmark-%: $(VENV)/.peers
 	$(BIN)/python -m benchmarks.$* $(ARGS)

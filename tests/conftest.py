@@ -18,5 +18,8 @@ flags.FLAGS(sys.argv[:1])  # Grain's workers want parsed flags
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A TFDS folder; the embedded data sets are built in it when first asked for."""
-    return os.environ.get("NML_TEST_DATA_DIR") or str(tmp_path_factory.mktemp("tfds"))
+    """A TFDS folder; the embedded data sets are built in it when first asked for, once for all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "tfds"
+    folder.mkdir(exist_ok=True)
+    return os.environ.get("NML_TEST_DATA_DIR") or str(folder)

@@ -7,10 +7,29 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from configs.pretrain import resnet50_imagenet
+from configs.pretrain import resnet50_a1, resnet50_imagenet, vit_s16_imagenet
 from nml_jax.core import artifacts, stage, writer
 from nml_jax.data import source
 from nml_jax.noise import record
+
+# The recipes as they are, but for how deep and wide the models are.
+RECIPES = {
+    "resnet50": (
+        resnet50_imagenet,
+        {"variant": "resnet50", "stem": "imagenet", "dtype": "bfloat16", "width": 8},
+    ),
+    "a1": (
+        resnet50_a1,
+        {"stages": (1, 1), "bottleneck": True, "width": 8, "drop_path": 0.05, "dtype": "bfloat16"},
+    ),
+    "vit": (
+        vit_s16_imagenet,
+        {
+            **{"width": 32, "layers": 2, "heads": 2, "patch": 16, "dtype": "bfloat16"},
+            **{"pool": "mean", "class_token": False, "position": "sincos2d"},
+        },
+    ),
+}
 
 
 def records(split: str) -> list[dict]:
@@ -29,13 +48,15 @@ def records(split: str) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_imagenet_config_runs_on_mocked_data(tmp_path):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_imagenet_config_runs_on_mocked_data(recipe, tmp_path):
     source.open.cache_clear()
-    config = resnet50_imagenet.get_config("smoke")
+    module, options = RECIPES[recipe]
+    config = module.get_config("smoke")
     config.data_dir, config.progress = str(tmp_path / "data"), False
     config.noise.ratio = 0.3
-    # The width is the model's only change: ResNet-50's depth and blocks stay.
-    config.model.options = {"variant": "resnet50", "stem": "imagenet", "dtype": "bfloat16", "width": 8}
+    with config.unlocked():
+        config.model.options = options
     with tfds.testing.mock_data(as_data_source_fn=lambda self, split, *_, **__: records(split)):
         stage.execute(config, tmp_path / "w")
     source.open.cache_clear()
