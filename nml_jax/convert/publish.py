@@ -23,7 +23,7 @@ from nml_jax.core.errors import UserError
 from nml_jax.data import columns, texts
 
 VERSION = "1.0.0"
-_ASIDE = "publishing"
+ASIDE = "publishing"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def publish(
             f"Of {report['samples']} pairs in {report['shards']} shards none can be kept: {summary(report)}. The "
             f"ids are in {os.path.join(workdir, 'dropped.jsonl')!r}. Correct config.keep or the shards."
         )
-    shutil.rmtree(Path(workdir) / _ASIDE, ignore_errors=True)
-    aside = folder(Path(workdir) / _ASIDE, name)
+    shutil.rmtree(Path(workdir) / ASIDE, ignore_errors=True)
+    aside = folder(Path(workdir) / ASIDE, name)
     aside.mkdir(parents=True)
     left = [i for i, report in enumerate(reports) if report["kept"]]
     files = Files(job, str(aside), name, split, len(left))
@@ -123,8 +123,8 @@ def publish(
     _describe(files, [reports[i]["kept"] for i in left])
     _write_columns(files, [(shards[i], repeated[i]) for i in left])
     artifacts.write_json(Path(workdir) / "report.json", report)
-    os.rename(Path(workdir) / _ASIDE / name, Path(workdir) / name)
-    shutil.rmtree(Path(workdir) / _ASIDE, ignore_errors=True)
+    os.rename(Path(workdir) / ASIDE / name, Path(workdir) / name)
+    shutil.rmtree(Path(workdir) / ASIDE, ignore_errors=True)
     return report
 
 

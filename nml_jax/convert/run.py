@@ -25,6 +25,7 @@ from nml_jax.core.errors import UserError
 
 # One process starts the workers. Another number of them, or another runner, goes on with what is there.
 EVERY_PROCESS, REPEATS = False, True
+_OWN = ("parts", "tables")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _DOWNLOADS = ("count", "successes", "failed_to_download", "failed_to_resize")
 
@@ -40,6 +41,10 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{kind}={name!r}; valid are small letters, digits and _, a letter first.")
     if config.name in plugin.names("data", "builder"):
         raise UserError(f"name={config.name!r} is an embedded data set; choose another name.")
+    if config.name in (*_OWN, publish.ASIDE):
+        raise UserError(
+            f"name={config.name!r} is a folder that the conversion uses itself; choose another name."
+        )
     missing = [source for source, place in config.sources.items() if not place]
     if missing or not config.sources:
         source = missing[0] if missing else config.name
@@ -59,7 +64,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: a source has no shards, no pair is left, or another data set stands in the work directory.
     """
-    parts, tables, report_file = (Path(workdir) / name for name in ("parts", "tables", "report.json"))
+    parts, tables, report_file = (Path(workdir) / name for name in (*_OWN, "report.json"))
     lasting = {k: v for k, v in artifacts.plain(config).items() if k not in ("runner", "progress")}
     fingerprint = artifacts.digest(lasting)
     published = publish.folder(workdir, config.name)

@@ -430,6 +430,7 @@ def test_configs_that_cannot_work_say_so(tmp_path):
     for key, value, words in (
         ("name", "My Set", "small letters"),
         ("name", "glyphs", "embedded"),
+        ("name", "parts", "uses itself"),
         ("keep.id", "name", "valid: key, uid, url, sha256"),
         ("keep.min_side", 0, "at least 1"),
         ("keep.fields", ("caption",), "by itself"),

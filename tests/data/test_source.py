@@ -8,6 +8,7 @@ from PIL import Image
 
 from nml_jax.core.errors import UserError
 from nml_jax.data import columns, decode, source
+from nml_jax.noise import caption_swap
 
 
 def encoded(mode: str, kind: str, shade: int = 200) -> bytes:
@@ -191,3 +192,11 @@ def test_text_that_is_not_utf8_is_an_error_that_names_the_record(monkeypatch, tm
     monkeypatch.setattr(opened, "_records", records)
     with pytest.raises(UserError, match="The caption of record 1 of captioned train is not UTF-8"):
         opened.column("caption")
+
+
+def test_equal_ids_are_an_error_before_training(monkeypatch, tmp_path):
+    opened = captioned(monkeypatch, tmp_path, "one", "two", "three")
+    records = [opened._records[i] | {"id": b"same"} for i in range(3)]
+    monkeypatch.setattr(opened, "_records", records)
+    with pytest.raises(UserError, match="ids are not unique: rows 0 and 1 both have 'same'"):
+        caption_swap.sources(opened.captions("caption"), ratio=0.0, seed=0, ids=opened.ids())
