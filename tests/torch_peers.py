@@ -1,4 +1,4 @@
-"""torchvision and timm for tests, also where torchvision's compiled operators do not load.
+"""torchvision, timm and open_clip for tests, also where torchvision's compiled operators do not load.
 
 Its wheels are built for CUDA; on a machine without it, its models and transforms work once two of the operators are
 declared. Nothing here runs them.
@@ -33,3 +33,9 @@ def timm() -> ModuleType:
     """timm, or the test is skipped."""
     torchvision()
     return pytest.importorskip("timm")
+
+
+def open_clip() -> ModuleType:
+    """open_clip, or the test is skipped."""
+    timm()
+    return pytest.importorskip("open_clip")

@@ -1,9 +1,12 @@
 """Checks of the options that several models have. Each raises a UserError for a value that is not valid."""
 
+from collections.abc import Iterable
+
 from nml_jax.core.errors import UserError
 
 NORMS = ("sync", "per_device")
 REMAT = ("none", "block")
+ATTENTION = ("", "xla", "cudnn")
 
 
 def variant(name: str, valid: dict, model: str) -> str:
@@ -37,3 +40,18 @@ def remat(value: str) -> bool:
     if value not in REMAT:
         raise UserError(f"Unknown remat {value!r}; valid: {', '.join(REMAT)}.")
     return value == "block"
+
+
+def choice(value: str, valid: Iterable[str], name: str) -> str:
+    """One of `valid`."""
+    if value not in valid:
+        raise UserError(f"Unknown {name} {value!r}; valid: {', '.join(map(repr, valid))}.")
+    return value
+
+
+def attention(implementation: str, dtype: str) -> str:
+    """The implementation of jax.nn.dot_product_attention, one of ATTENTION, that can compute in `dtype`."""
+    choice(implementation, ATTENTION, "attention_implementation")
+    if implementation == "cudnn" and dtype not in ("bfloat16", "float16"):
+        raise UserError(f"cuDNN's attention takes bfloat16 or float16, not {dtype}; give dtype='bfloat16'.")
+    return implementation

@@ -37,7 +37,7 @@ def from_torch(tensors: Mapping[str, Any]) -> tuple[PyTree, PyTree]:
         num_classes=0 if head is None else head.shape[0],
     )
     pairs = _pairs(stages, bottleneck, head is not None, shortcut=lambda block: True)
-    return names.from_torch(tensors, pairs, model, (1, 64, 64, 3))
+    return names.from_torch(tensors, pairs, model, names.image(64, 64))
 
 
 def to_torch(params: PyTree, stats: PyTree) -> dict[str, np.ndarray]:

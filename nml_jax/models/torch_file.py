@@ -1,5 +1,6 @@
 """Torch weights on disk -> arrays by name. PyTorch is needed for its own format only, not for safetensors."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     the names. bfloat16 becomes float32. A torch file is read without running code from it (`weights_only`).
 
     Raises:
-      UserError: there is no such file, it is damaged or holds no state dict, or it is a torch file without PyTorch.
+      UserError: there is no such file, it is damaged or holds no state dict, it is a TorchScript archive, or a torch
+        file and PyTorch is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,6 +42,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
+    if _is_torchscript(path):
+        raise UserError(
+            f"{path} is a TorchScript archive (a program with its weights, as OpenAI publishes CLIP), not a state "
+            'dict. If you trust it, convert it once: python -c "import torch; '
+            f"torch.save(torch.jit.load('{path}', map_location='cpu').state_dict(), '{path.stem}_state.pth')\"."
+        )
     try:
         import torch
     except ModuleNotFoundError:
@@ -64,3 +72,11 @@ def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
     return {
         name: (x.float() if x.dtype is torch.bfloat16 else x).detach().numpy() for name, x in content.items()
     }
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether it holds a program's constants; both kinds are zip files with one folder, and only these have them."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -51,6 +51,11 @@ def batch_norm(torch: str, linen: str) -> list[Pair]:
     return affine(torch, linen) + running
 
 
+def image(height: int, width: int) -> jax.ShapeDtypeStruct:
+    """An example for `from_torch`: one float32 image."""
+    return jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
+
+
 def blocks(tensors: Iterable[str], prefix: str) -> int:
     """How many blocks `prefix.0`, `prefix.1`, ... the names speak of."""
     found = [name[len(prefix) + 1 :].split(".")[0] for name in tensors if name.startswith(f"{prefix}.")]
@@ -58,18 +63,16 @@ def blocks(tensors: Iterable[str], prefix: str) -> int:
 
 
 def from_torch(
-    tensors: Mapping[str, Any], pairs: list[Pair], model: Any, image: tuple[int, ...]
+    tensors: Mapping[str, Any], pairs: list[Pair], model: Any, example: jax.ShapeDtypeStruct
 ) -> tuple[PyTree, PyTree]:
-    """(params, stats) of `model` for images of the shape `image`, float32, from the tensors that `pairs` names.
+    """(params, stats) of `model` for inputs such as `example`, float32, from the tensors that `pairs` names.
 
     Pairs whose Linen array the model has not are left out: a tensor of theirs is unexpected.
 
     Raises:
       UserError: a tensor is missing, is not of this model, or does not have the shape that the model needs.
     """
-    shapes = jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x, train=False), np.zeros(image, np.float32)
-    )
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), example)
     shapes = {_path(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     pairs = [pair for pair in pairs if pair.linen in shapes]
     named = {pair.torch for pair in pairs}
@@ -85,7 +88,7 @@ def from_torch(
     if found := "; ".join(f"{what}: {_few(names)}" for what, names in problems if names):
         raise UserError(
             f"The torch weights are not those of this {type(model).__name__} (tensors {found}). Give the state dict of "
-            "the same architecture, in the names of torchvision or timm."
+            "the same architecture, in the names of torchvision, timm or open_clip."
         )
     trees: dict[str, PyTree] = {"params": {}, "batch_stats": {}}
     for pair in pairs:
@@ -106,7 +109,7 @@ def to_torch(params: PyTree, stats: PyTree, pairs: list[Pair]) -> dict[str, np.n
     problems = (("missing", linen - arrays.keys()), ("without a name there", arrays.keys() - linen))
     if found := "; ".join(f"{what}: {_few(sorted(map('/'.join, p)))}" for what, p in problems if p):
         raise UserError(
-            f"These parameters are not those of a model that torchvision and timm have ({found})."
+            f"These parameters are not those of a model that torchvision, timm or open_clip has ({found})."
         )
     result = {}
     for pair in pairs:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nml_jax.core.errors import UserError
-from nml_jax.models import options
-from nml_jax.models.drop_path import Dropout, DropPath, linear_rates
+from nml_jax.models import options, transformer
+from nml_jax.models.drop_path import Dropout, linear_rates
 
 ENCODES = "image"
 # size -> (width, layers, heads); "vit_b16" is size b with patches of 16 px
@@ -17,53 +17,8 @@ SIZES = {"ti": (192, 12, 3), "s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 
 VARIANTS = {f"vit_{size}{patch}": (*shape, patch) for size, shape in SIZES.items() for patch in (16, 32)}
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos2d")
-ATTENTION = ("", "xla", "cudnn")
 
-# timm's trunc_normal_(std=0.02) cuts at -2 and 2, a hundred standard deviations: it is the normal distribution.
-normal = nn.initializers.normal(0.02)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, (B, N, D) -> (B, N, D); queries, keys and values from one Dense, as timm's."""
-
-    heads: int
-    implementation: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, tokens, width = x.shape
-        x = nn.Dense(3 * width, dtype=self.dtype, kernel_init=normal, name="qkv")(x)
-        query, key, value = jnp.moveaxis(x.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
-        x = jax.nn.dot_product_attention(query, key, value, implementation=self.implementation or None)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=normal, name="out")(
-            x.reshape(batch, tokens, width)
-        )
-
-
-class Block(nn.Module):
-    """Attention and a four times wider MLP, each on normalised input and added to it; (B, N, D) -> (B, N, D)."""
-
-    heads: int
-    implementation: str
-    dropout: float
-    drop_path: float
-    dtype: Any
-    train: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def drop(y: jax.Array) -> jax.Array:
-            return Dropout(self.dropout)(y, train=self.train)
-
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm1")(x)
-        y = drop(Attention(self.heads, self.implementation, self.dtype, name="attention")(y))
-        x = x + DropPath(self.drop_path)(y, train=self.train)
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm2")(x)
-        y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, kernel_init=normal, name="fc1")(y)
-        y = drop(nn.gelu(y, approximate=False))
-        y = drop(nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=normal, name="fc2")(y))
-        return x + DropPath(self.drop_path)(y, train=self.train)
+normal = nn.initializers.normal
 
 
 class VisionTransformer(nn.Module):
@@ -83,6 +38,9 @@ class VisionTransformer(nn.Module):
       project: features are projected to this many dimensions (an embedding for contrastive learning); 0: not.
       attention_implementation: of jax.nn.dot_product_attention: "cudnn" (flash attention on NVIDIA GPUs, in
         bfloat16), "xla", or "" (JAX chooses).
+      clip: CLIP's way, `models.clip_vit`, in place of timm's: the tokens are normalised before the first block, the
+        patches have no bias, LayerNorm's epsilon is 1e-5, and the initial values are open_clip's.
+      activation: a key of `transformer.ACTIVATIONS`.
     """
 
     width: int
@@ -99,16 +57,24 @@ class VisionTransformer(nn.Module):
     project: int
     attention_implementation: str
     dtype: Any
+    clip: bool = False
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+        epsilon = 1e-5 if self.clip else 1e-6
         x = self._embedded(image)
         x = Dropout(self.dropout)(x, train=train)
-        block = nn.remat(Block) if self.remat else Block
+        if self.clip:
+            x = nn.LayerNorm(epsilon=epsilon, dtype=self.dtype, name="norm_pre")(x)
+        block = nn.remat(transformer.Block) if self.remat else transformer.Block
         for index, rate in enumerate(linear_rates(self.drop_path, self.layers)):
             x = block(
                 heads=self.heads,
                 implementation=self.attention_implementation,
+                initial=transformer.initial("torch" if self.clip else "timm", self.width, self.layers),
+                activation=self.activation,
+                epsilon=epsilon,
                 dropout=self.dropout,
                 drop_path=rate,
                 dtype=self.dtype,
@@ -117,13 +83,18 @@ class VisionTransformer(nn.Module):
             )(x)
         # LayerNorm is by token, so only the token that is read needs it.
         if self.pool == "token":
-            features = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x[:, 0])
+            features = nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, name="norm")(x[:, 0])
         else:
             pooled = x[:, int(self.class_token) :].mean(axis=1, dtype=jnp.float32)
-            features = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="fc_norm")(pooled)
+            features = nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, name="fc_norm")(pooled)
         if self.project:
-            features = nn.Dense(self.project, use_bias=False, name="project")(features)
-        head = nn.Dense(self.num_classes, kernel_init=normal, name="classifier") if self.num_classes else None
+            start = normal(self.width**-0.5) if self.clip else nn.initializers.lecun_normal()
+            features = nn.Dense(self.project, use_bias=False, kernel_init=start, name="project")(features)
+        head = (
+            nn.Dense(self.num_classes, kernel_init=normal(0.02), name="classifier")
+            if self.num_classes
+            else None
+        )
         return head(features) if head else None, {"features": features}
 
     def _embedded(self, image: jax.Array) -> jax.Array:
@@ -141,31 +112,24 @@ class VisionTransformer(nn.Module):
             (self.patch,) * 2,
             (self.patch,) * 2,
             padding="VALID",
+            use_bias=not self.clip,
             dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            bias_init=uniform(fan_in**-0.5),
+            kernel_init=transformer.uniform(fan_in**-0.5),
+            bias_init=transformer.uniform(fan_in**-0.5),
             name="patch",
         )(image.astype(self.dtype)).reshape(batch, rows * columns, self.width)
         if self.class_token:
-            token = self.param("class_token", nn.initializers.normal(1e-6), (self.width,), jnp.float32)
+            start = normal(self.width**-0.5 if self.clip else 1e-6)
+            token = self.param("class_token", start, (self.width,), jnp.float32)
             token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
         if self.position == "learned":
-            position = self._position_table(x.shape[1])
+            start = normal(self.width**-0.5 if self.clip else 0.02)
+            position = transformer.position_table(self, x.shape[1], self.width, start)
         else:
             position = sincos2d(rows, columns, self.width)
             position = np.pad(position, ((int(self.class_token), 0), (0, 0)))
         return x + jnp.asarray(position, self.dtype)
-
-    def _position_table(self, tokens: int) -> jax.Array:
-        if self.has_variable("params", "position"):
-            table = self.get_variable("params", "position")
-            if table.shape[0] != tokens:
-                raise UserError(
-                    f"The vision transformer has {table.shape[0]} learned positions and the images have {tokens} "
-                    "patches (with the class token); give images of the size it was trained with."
-                )
-        return self.param("position", normal, (tokens, self.width), jnp.float32)
 
 
 def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
@@ -176,9 +140,22 @@ def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
-def uniform(bound: float) -> nn.initializers.Initializer:
-    """U(-bound, bound)."""
-    return lambda rng, shape, dtype=jnp.float32: jax.random.uniform(rng, shape, dtype, -bound, bound)
+def shape(
+    variant: str, variants: dict[str, tuple], width: int, layers: int, heads: int, patch: int
+) -> tuple[int, int, int, int]:
+    """(width, layers, heads, patch) of the `variant`, a key of `variants`, or as given.
+
+    Raises:
+      UserError: there is no such variant, or no transformer of such a shape.
+    """
+    if options.variant(variant, variants, "vision transformer"):
+        return variants[variant]
+    if min(width, layers, heads, patch) < 1 or width % heads:
+        raise UserError(
+            f"No vision transformer has width={width}, layers={layers}, heads={heads}, patch={patch}: give a variant "
+            f"({', '.join(variants)}), or all four, with a width that heads divides."
+        )
+    return width, layers, heads, patch
 
 
 def make(
@@ -204,23 +181,11 @@ def make(
     Raises:
       UserError: an option that is not valid, or options that exclude each other.
     """
-    if options.variant(variant, VARIANTS, "vision transformer"):
-        width, layers, heads, patch = VARIANTS[variant]
-    if min(width, layers, heads, patch) < 1 or width % heads or (position == "sincos2d" and width % 4):
-        raise UserError(
-            f"No vision transformer has width={width}, layers={layers}, heads={heads}, patch={patch}: give a variant "
-            f"({', '.join(VARIANTS)}), or all four, with a width that heads divides (and 4, for sincos2d)."
-        )
-    choices = (
-        ("pool", pool, POOLS),
-        ("position", position, POSITIONS),
-        ("attention_implementation", attention_implementation, ATTENTION),
-    )
-    for name, value, valid in choices:
-        if value not in valid:
-            raise UserError(f"Unknown {name} {value!r}; valid: {', '.join(map(repr, valid))}.")
-    if attention_implementation == "cudnn" and dtype not in ("bfloat16", "float16"):
-        raise UserError(f"cuDNN's attention takes bfloat16 or float16, not {dtype}; give dtype='bfloat16'.")
+    width, layers, heads, patch = shape(variant, VARIANTS, width, layers, heads, patch)
+    options.choice(pool, POOLS, "pool")
+    options.choice(position, POSITIONS, "position")
+    if position == "sincos2d" and width % 4:
+        raise UserError(f"position='sincos2d' needs a width that 4 divides, not {width}.")
     if pool == "token" and not class_token:
         raise UserError("pool='token' reads the class token; give class_token=True, or pool='mean'.")
     return VisionTransformer(
@@ -236,6 +201,6 @@ def make(
         drop_path=options.rate(drop_path, "drop_path"),
         remat=options.remat(remat),
         project=project,
-        attention_implementation=attention_implementation,
+        attention_implementation=options.attention(attention_implementation, dtype),
         dtype=jnp.dtype(dtype),
     )

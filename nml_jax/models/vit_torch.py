@@ -37,7 +37,7 @@ def from_torch(tensors: Mapping[str, Any]) -> tuple[PyTree, PyTree]:
         class_token=token,
         num_classes=0 if head is None else head.shape[0],
     )
-    image = (1, patch * (tensors[POSITION].shape[1] - token), patch, 3)
+    image = names.image(patch * (tensors[POSITION].shape[1] - token), patch)
     tensors = {n: t[0] if n == POSITION else t[0, 0] if n == TOKEN else t for n, t in tensors.items()}
     return names.from_torch(tensors, _pairs(layers, pool, token, head is not None), model, image)
 

@@ -15,6 +15,8 @@ from nml_jax.core.errors import UserError
 from nml_jax.models import text_transformer, vit
 
 SMALL = {
+    "clip_resnet": {"stages": (1, 1), "width": 8},
+    "clip_vit": {"width": 16, "layers": 2, "heads": 2, "patch": 8},
     "resnet": {"stages": (1, 1), "width": 8, "stem": "half"},
     "text_transformer": {"vocab_size": 20, "width": 16, "layers": 2, "heads": 2},
     "vit": {"width": 16, "layers": 2, "heads": 2, "patch": 8},
@@ -22,6 +24,8 @@ SMALL = {
 }
 # What the backward and the computation may change without changing the numbers, or what they draw.
 STOCHASTIC = {
+    "clip_resnet": {},
+    "clip_vit": {"drop_path": 0.5, "dropout": 0.5},
     "resnet": {"drop_path": 0.5},
     "vit": {"drop_path": 0.5, "dropout": 0.5},
     "wide_resnet": {"drop_path": 0.5, "drop_rate": 0.5},
@@ -115,7 +119,7 @@ def test_random_layers_and_remat(name):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ((loss, stats), grads), other
     )
-    assert step(kept, variables, jax.random.key(2))[0][0] != loss
+    assert (step(kept, variables, jax.random.key(2))[0][0] != loss) == bool(STOCHASTIC[name])
     for model, found in ((kept, False), (again, True)):
         program = jax.make_jaxpr(step, static_argnums=0)(model, variables, jax.random.key(1))
         assert ("remat" in str(program)) == found
@@ -147,8 +151,8 @@ def test_eight_shares_of_a_batch_give_what_the_batch_gives(name):
 def test_text_encoder(name):
     model = small(name, project=7)
     tokens = jnp.array([[1, 5, 2, 0, 0], [1, 2, 0, 0, 0]])
-    variables = model.init(jax.random.key(0), tokens, train=False)
-    assert model.apply(variables, tokens, train=False)["features"].shape == (2, 7)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), tokens, train=False))()
+    assert evaluate(model, variables, tokens)["features"].shape == (2, 7)
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables["params"]))
 
 
@@ -182,10 +186,10 @@ def test_text_is_read_at_its_last_token_and_causally():
     """Padding is after the read-out, so neither its amount nor what is learned of it can matter."""
     model = text_transformer.make(**SMALL["text_transformer"], project=4)
     tokens = jnp.array([[1, 5, 6, 2, 0, 0]])
-    variables = model.init(jax.random.key(0), tokens, train=False)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), tokens, train=False))()
 
     def features(variables, tokens):
-        return model.apply(variables, jnp.array(tokens), train=False)["features"]
+        return evaluate(model, variables, jnp.array(tokens))["features"]
 
     before = features(variables, tokens)
     changed = jax.tree.map(lambda p: p, variables)
@@ -261,18 +265,21 @@ def test_wrong_options_are_named(name, options, message):
 
 
 @pytest.mark.parametrize(("option", "asked"), [("", None), ("xla", "xla"), ("cudnn", "cudnn")])
-def test_attention_implementation_is_handed_on(option, asked, monkeypatch):
+@pytest.mark.parametrize("name", ["vit", "clip_vit", "text_transformer"])
+def test_attention_implementation_is_handed_on(name, option, asked, monkeypatch):
     """cuDNN is on GPUs only: XLA computes it here, whichever is asked for."""
-    model = small("vit", attention_implementation=option, dtype="bfloat16")
+    text = name == "text_transformer"
+    model = small(name, attention_implementation=option, dtype="bfloat16", **({"project": 4} if text else {}))
     seen, attention = [], jax.nn.dot_product_attention
 
-    def spy(*arrays, implementation):
-        seen.append(implementation)
-        return attention(*arrays, implementation="xla")
+    def spy(*arrays, is_causal, implementation):
+        seen.append((is_causal, implementation))
+        return attention(*arrays, is_causal=is_causal, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
-    jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGE, train=False))
-    assert seen == [asked] * 2
+    x = jnp.ones((1, 5), jnp.int32) if text else IMAGE
+    jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
+    assert seen == [(text, asked)] * 2
 
 
 def test_images_that_do_not_fit_a_vision_transformer_are_named():
@@ -280,5 +287,5 @@ def test_images_that_do_not_fit_a_vision_transformer_are_named():
     variables = initial(model)
     with pytest.raises(UserError, match="multiples of 8"):
         evaluate(model, variables, IMAGE[:, :30])
-    with pytest.raises(UserError, match="17 learned positions and the images have 13 patches"):
+    with pytest.raises(UserError, match="17 learned positions and is given 13 tokens"):
         evaluate(model, variables, IMAGE[:, :24])
