@@ -70,7 +70,7 @@ def supervision(config: ConfigDict, source: Source, kind: str, workdir: str) -> 
         )
         before, after = clean, noisy
     else:
-        captions = source.column(config.data.caption)
+        captions = source.captions(config.data.caption)
         before = np.arange(len(captions))
         after = plugin.call(module.sources, "noise.options", captions, **common, **options)
         noisy = captions[after]

@@ -41,7 +41,8 @@ def check(config: ConfigDict) -> None:
     objective.check(config)
     train, test = _open(config)
     for source in (train, test):
-        source.num_classes(config.data.label)
+        if config.data.label:
+            source.num_classes(config.data.label)
         if len(source) < config.batch_size and source.split == config.data.train:
             raise UserError(
                 f"The split {source.split!r} of {source.name!r} has {len(source)} records, fewer than batch_size="
