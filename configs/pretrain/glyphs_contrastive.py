@@ -16,6 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.text = ConfigDict(
         {
             "name": "text_transformer",
+            "tokenizer": "trained",  # on the run's captions; "clip", or the file of its vocabulary: CLIP's own
             "vocab_size": 1024,
             "length": 32,
             "options": {"width": 64, "layers": 1, "heads": 2},
@@ -32,7 +33,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "warmup_steps": 50,
         }
     )
-    del c.loss, c.mixing
+    # name: info_nce or sigmoid (SigLIP); method: naive, local or chunked, the last with so many texts at a time
+    c.loss = ConfigDict({"name": "info_nce", "method": "local", "tile": 512})
+    c.eval = ConfigDict(
+        {
+            "templates": (),  # of class names, ("clip80",) or ("a drawing of {}.", ...); none: training captions
+            "prompts_per_class": 20,  # of these captions
+            "class_names": "",  # a file with a line for each class, where the data set's own names are not words
+            "data": "",  # the labelled data set of zero-shot classification, its split and label; "": the test split
+            "split": "",
+            "label": "",
+            "retrieval": True,  # among the pairs of the test split
+        }
+    )
+    del c.mixing
     if arg != "smoke":
         c.batch_size, c.epochs = 64, 3
     return c

@@ -21,13 +21,17 @@ def make(task: Task, *, accumulate: int, mesh: Mesh) -> Callable[..., Any]:
     Under jit alone, XLA would sum the gradients over the devices in every microbatch. So where each device holds all
     parameters, the microbatches run under `jax.shard_map`, and the sum is taken when all are through. With parameters
     divided over the axis "fsdp" they are gathered and their gradients scattered in each microbatch, as they must be.
+
+    A task that has `gradients` of its own is asked for them.
     """
+    if task.gradients is not None:
+        return task.gradients(accumulate=accumulate, mesh=mesh)
     whole = jax.value_and_grad(task.loss, has_aux=True)
     if accumulate == 1:
         return whole
 
     def in_parts(params: PyTree, frozen: PyTree, stats: PyTree, batch: PyTree, rng: jax.Array):
-        parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch)
+        parts = microbatches(batch, accumulate)
 
         def add(carry, numbered):
             stats, total = carry
@@ -39,7 +43,7 @@ def make(task: Task, *, accumulate: int, mesh: Mesh) -> Callable[..., Any]:
 
         first = jax.tree.map(lambda x: x[0], parts)
         (loss, (_, metrics)), grads = jax.eval_shape(whole, params, frozen, stats, first, rng)
-        zeros = _varying(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss, metrics, grads)))
+        zeros = varying(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss, metrics, grads)))
         (stats, total), _ = jax.lax.scan(add, (stats, zeros), (jnp.arange(accumulate), parts))
         loss, metrics, grads = jax.tree.map(lambda x: x / accumulate, total)
         return (loss, (stats, metrics)), grads
@@ -49,7 +53,7 @@ def make(task: Task, *, accumulate: int, mesh: Mesh) -> Callable[..., Any]:
 
     def on_each_device(params: PyTree, frozen: PyTree, stats: PyTree, batch: PyTree, rng: jax.Array):
         # Marked as varying, the parameters get the gradient of this device's rows; unmarked, each use would sum it.
-        (loss, (stats, metrics)), grads = in_parts(_varying(params), frozen, stats, batch, rng)
+        (loss, (stats, metrics)), grads = in_parts(varying(params), frozen, stats, batch, rng)
         loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), meshes.AXES)
         return (loss, (stats, metrics)), grads
 
@@ -59,7 +63,12 @@ def make(task: Task, *, accumulate: int, mesh: Mesh) -> Callable[..., Any]:
     )
 
 
-def _varying(tree: PyTree) -> PyTree:
+def microbatches(batch: PyTree, count: int) -> PyTree:
+    """Arrays (B, ...) -> (count, B / count, ...): row i of every `count` rows belongs to microbatch i."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+
+
+def varying(tree: PyTree) -> PyTree:
     """Marks arrays as different on each device, where devices are computed for one by one (shard_map)."""
     axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree) if axes else tree

@@ -16,7 +16,7 @@ def _as_it_is(batch: Batch, rng: jax.Array) -> Batch:
 
 
 class Task(NamedTuple):
-    """A method in three pure functions, and a fourth where the batch is changed on the device first.
+    """A method in three pure functions; two more where the device changes the batch first, or rows depend on rows.
 
     `params` is what the optimiser moves, `frozen` what it must not (a backbone), `stats` what a forward pass
     updates (BatchNorm statistics). `frozen` is an argument of the jitted step, never a closure, which would
@@ -31,6 +31,8 @@ class Task(NamedTuple):
     """(params, frozen, stats, batch) -> logits (B, C), or what the objective's evaluation wants."""
     prepare: Callable[[Batch, jax.Array], Batch] = _as_it_is
     """(batch, rng) -> batch: what mixes rows of the whole global batch (mixup), before it is cut into microbatches."""
+    gradients: Callable[..., Any] | None = None
+    """(accumulate=, mesh=) -> what `core.gradients.make` returns, in its place: where the loss is no mean over rows."""
 
 
 class TrainState(flax.struct.PyTreeNode):

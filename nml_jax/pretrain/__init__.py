@@ -2,7 +2,11 @@
 
 supervised   cross-entropy on noisy labels
 contrastive  image-text contrastive learning (CLIP) on noisy captions
-zero_shot    what contrastive pre-training is evaluated by
+pairwise     the losses over all pairs of a batch, InfoNCE and the sigmoid loss, on one device or many
+tiles        their matrix of logits, piece by piece
+gradient_cache   their gradients where the encoders see a microbatch at a time
+zero_shot, retrieval     what contrastive pre-training is evaluated by
+templates    prompts of zero-shot classification
 objective    what an objective hands to the stage
 noisy        the clean column of a source, corrupted and recorded in noise.npz
 run          the stage
