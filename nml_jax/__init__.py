@@ -6,6 +6,7 @@ them, spectra explain them, a report compares them with the papers; every arrow 
 core        what every stage stands on: plug-ins, mesh, training loop, checkpoints, artefacts
 noise       clean supervision -> noisy supervision
 data        records -> batches
+convert     image-text pairs as they are downloaded -> data sets
 models      Linen encoders
 pretrain    an encoder from noisy supervision
 features    a checkpoint and a data set -> features on disk

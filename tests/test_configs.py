@@ -47,5 +47,5 @@ def test_pretraining_has_a_model_that_traces(name):
     config = get_config(name)
     plugin.find("pretrain", config.objective, "prepare").check(config)
     config.model.options.variant = "vit_x17"
-    with pytest.raises(UserError, match="valid: (resnet10|vit_)"):
+    with pytest.raises(UserError, match="valid: (resnet10|vit_|rn50)"):
         plugin.find("pretrain", config.objective, "prepare").check(config)
