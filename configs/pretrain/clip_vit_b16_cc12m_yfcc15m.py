@@ -6,8 +6,8 @@
         --config.data_dir=DATA --config.noise.ratio=0.1
 
 Source: the name of the papers' checkpoint, ViT-B-16-b8192-lr5e-4_wd0.1_ep32_cc12m_yfcc15m; their published weights are
-of epoch 16 and have 45.43, 44.10, 43.22, 40.48, 38.57 % at 0, 5, 10, 20, 30 % noise (TPAMI 2025, Table 1). Not run here:
-about 11 h on 64 A100, at the 331 pairs/s of each that open_clip reports for ViT-B/16. Where memory is short,
+of epoch 16 and have 45.43, 44.10, 43.22, 40.48, 38.57 % at 0, 5, 10, 20, 30 % noise (TPAMI 2025, Table 1). Not run
+here: about 11 h on 64 A100, at the 331 pairs/s of each that open_clip reports for ViT-B/16. Where memory is short,
 --config.accumulate=4 takes the batch in four parts (GradCache). More in clip_rn50_yfcc15m.py.
 """
 
