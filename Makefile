@@ -1,6 +1,6 @@
 # make study   sets everything up and runs the papers' study on embedded data -> runs/demo/report/index.html
 # make test    sets everything up and passes the tests
-# make benchmark-heads, benchmark-input, benchmark-pretrain    measure beside PyTorch -> docs/benchmarks.md
+# make benchmark-heads, -input, -pretrain, -contrastive    measure beside PyTorch -> docs/benchmarks.md
 # make lint, make test-peers (against PyTorch), make clean (removes the environments, never a result)
 #
 # PYTHON=python3.12 LATEST=1 uses that interpreter and the newest versions in place of the pinned ones.

@@ -224,12 +224,14 @@ def compile_step(
     shardings = jax.tree.map(lambda s: s.sharding, state)
     divided = meshes.batch_sharding(mesh)
     batch = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=divided), batch_spec)
-    step = jax.jit(
-        _step(task, tx, options, mesh),
-        donate_argnums=0,
-        out_shardings=(shardings, meshes.replicated(mesh)),
-    )
-    return cost.compile(step, state, batch)
+    outputs = (shardings, meshes.replicated(mesh))
+    step = jax.jit(_step(task, tx, options, mesh), donate_argnums=0, out_shardings=outputs)
+    compiled, costs = cost.compile(step, state, batch)
+    if options.accumulate > 1:
+        # XLA counts what is in a loop once. The whole batch takes as many operations as its parts together.
+        whole = jax.jit(_step(task, tx, options._replace(accumulate=1), mesh)).lower(state, batch)
+        costs = costs._replace(flops=float(whole.cost_analysis()["flops"]) / mesh.size)
+    return compiled, costs
 
 
 def say(costs: cost.Cost, options: Options, workdir: str) -> None:

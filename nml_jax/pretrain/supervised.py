@@ -45,7 +45,9 @@ def check(config: ConfigDict) -> None:
     plugin.call(loss_function, "loss", **config.loss)
     wrong = [name for name in ("mixup", "cutmix") if config.mixing[name] < 0]
     if wrong:
-        raise UserError(f"mixing.{wrong[0]}={config.mixing[wrong[0]]} is not 0 (off) or above. Correct config.mixing.")
+        raise UserError(
+            f"mixing.{wrong[0]}={config.mixing[wrong[0]]} is not 0 (off) or above. Correct config.mixing."
+        )
     size = config.data.evaluate.size
     image, target = jax.ShapeDtypeStruct((2, size, size, 3), "uint8"), jax.ShapeDtypeStruct((2, 2), "float32")
     rng = jax.random.key(0)

@@ -87,8 +87,9 @@ def test_evaluation_while_training(tmp_path):
     assert [(r["step"], r["test_accuracy"]) for r in lines] == [(3, 3.0), (6, 6.0)]
 
 
-def test_a_log_line_says_how_fast_and_the_program_what_it_needs(tmp_path):
-    train(tmp_path / "w", steps=2)
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_log_line_says_how_fast_and_the_program_what_it_needs(accumulate, tmp_path):
+    train(tmp_path / "w", steps=2, accumulate=accumulate)
     (line,) = writer.read_lines(tmp_path / "w" / "metrics.jsonl")
     assert {"loss", "accuracy", "gradient_norm", "images_per_s", "step_s", "data_wait"} <= line.keys()
     np.testing.assert_allclose(line["images_per_s"] * line["step_s"], ROWS)
