@@ -9,13 +9,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nml_jax.core.errors import UserError
-from nml_jax.data import digits
+from nml_jax.data import digits, source
 
 
 @pytest.fixture(scope="module")
 def records(data_dir: str) -> dict[str, list[dict]]:
+    source.open("digits", "train", data_dir=data_dir)  # one process prepares it
     builder = digits.builder("digits", data_dir)
-    builder.download_and_prepare()
     decoders = {"image": tfds.decode.SkipDecoding()}
     return {split: list(builder.as_data_source(split, decoders=decoders)) for split in ("train", "test")}
 
