@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optim = ConfigDict(
         {
             "name": "adamw",
-            "learning_rate": 4e-3,
+            "learning_rate": 1e-3,
             "b2": 0.98,
             "eps": 1e-6,
             "weight_decay": 0.02,
