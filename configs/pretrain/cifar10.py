@@ -4,7 +4,7 @@
         --config.noise.ratio=0.1
 
 DATA has CIFAR-10 in array_record format (`tfds build cifar10 --file_format=array_record --data_dir=DATA`). The network
-is ResNet-18 with a 3x3 stem; such recipes reach 93 to 95 % clean in 30 epochs, some minutes on a GPU. What a shortened
+is ResNet-18 with a 3x3 stem; the aim is 93 % clean in 30 epochs, not measured yet. What a shortened
 run reached on two CPU cores is in docs/pretraining.md.
 """
 

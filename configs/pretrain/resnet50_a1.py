@@ -4,7 +4,7 @@
         --config.noise.ratio=0.1
 
 Source: Wightman et al. 2021 (arXiv 2110.00476), Tables 1 and 2: LAMB, binary cross-entropy, mixup, CutMix, RandAugment,
-repeated augmentation, stochastic depth; 80.4 % after 110 h on four V100. The papers on noise follow it without saying
+repeated augmentation, stochastic depth; 80.4 % (hours: its Table 1). The papers on noise follow it without saying
 which of A1, A2 and A3 (their clean model has 79.96 %). Not run here: that is days on a node of accelerators. There is
 no moving average in it; --config.average_decay=0.9999 keeps one. `:asymmetric`, the data: see resnet50_imagenet.py.
 """

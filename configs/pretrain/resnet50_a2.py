@@ -3,8 +3,8 @@
     python -m nml_jax.main --config=configs/pretrain/resnet50_a2.py --workdir=DIR --config.data_dir=DATA \
         --config.noise.ratio=0.1
 
-Source: Wightman et al. 2021 (arXiv 2110.00476), Tables 1 and 2: 79.8 % after 55 h on four V100; the target threshold of
-0.2 is that of timm's published arguments. Not run here. `:asymmetric` and the data: see resnet50_imagenet.py.
+Source: Wightman et al. 2021 (arXiv 2110.00476), Tables 1 and 2: 79.8 % (hours: its Table 1); the target threshold of
+0.2 is what others' copies of the recipe have. Not run here. `:asymmetric` and the data: see resnet50_imagenet.py.
 """
 
 from ml_collections import ConfigDict

@@ -128,7 +128,7 @@ def train(
                     writer.write(step + 1, means | speed)
                     bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['images_per_s']:,.0f} images/s")
                     if lead:
-                        profiler.poll(step + 1)
+                        profiler.poll(step + 1, options.total_steps)
                     window = Window(batch_spec, costs)
                 if evaluate and options.eval_every and (step + 1) % options.eval_every == 0:
                     writer.write(step + 1, {f"test_{k}": v for k, v in evaluate(state).items()})

@@ -17,13 +17,14 @@ class Profiler:
         self._workdir = Path(workdir)
         self._until: int | None = None
 
-    def poll(self, step: int) -> None:
+    def poll(self, step: int, total_steps: int) -> None:
         """Starts a trace before `step` if one is asked for. Looks at the disk, so not to be called at every step."""
         request = self._workdir / REQUEST
-        if self._until is not None or not request.exists():
+        if self._until is not None or step >= total_steps or not request.exists():
             return
         words = request.read_text("utf-8").split()
-        self._until = step + (int(words[0]) if words and words[0].isdigit() else STEPS)
+        steps = int(words[0]) if words and words[0].isdigit() else STEPS
+        self._until = min(step + steps, total_steps)  # a trace that is not ended is not written
         jax.profiler.start_trace(self._workdir / TRACES / f"step_{step}")
         with contextlib.suppress(FileNotFoundError):  # of several processes, the first one removes it
             request.unlink()

@@ -100,10 +100,12 @@ def test_a_log_line_says_how_fast_and_the_program_what_it_needs(accumulate, tmp_
     assert program["total"] >= program["arguments"] > 0
 
 
-def test_a_trace_on_demand(tmp_path):
+@pytest.mark.parametrize("steps", [8, 3])
+def test_a_trace_on_demand(steps, tmp_path):
+    """Also where the run ends before the trace would."""
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "profile").write_text("2\n")
-    train(tmp_path / "w", steps=8)
+    train(tmp_path / "w", steps=steps)
     assert not (tmp_path / "w" / "profile").exists()
     assert list((tmp_path / "w" / "traces" / "step_2").rglob("*.xplane.pb"))
 
